@@ -61,6 +61,7 @@ static void describe_site(struct loop *loop, const struct run_site *site, struct
         .norm = site->last_norm,
         .clip = site->last_clip,
         .weight = site->last_weight,
+        .age = site->last_age,
         .scale = site->last_scale,
         .loss = NAN,
         .last_seen_ms_ago = coordinator_state_silence(loop->state, site->site, clock_instant()),

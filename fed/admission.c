@@ -59,6 +59,9 @@ static enum refusal rules_of_form(const struct run_state *state, const struct co
                (unsigned long long)state->manifest.admission.max_step_tokens);
     if (!(c->norm <= NORM_LIMIT))
         REFUSE(REFUSED_NONFINITE, "a norm of %g: training has diverged", c->norm);
+    if (c->began_version > c->base_version)
+        REFUSE(REFUSED_MALFORMED, "its oldest step began at version %llu, after its base %llu",
+               (unsigned long long)c->began_version, (unsigned long long)c->base_version);
     if (!(c->compute_share <= 1))
         REFUSE(REFUSED_MALFORMED, "a compute share of %g", (double)c->compute_share);
     return ACCEPTED;

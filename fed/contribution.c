@@ -84,7 +84,7 @@ static void walk_fields(struct contribution_walk *walk, struct contribution *c) 
     walk_raw(walk, c->previous, DIGEST_SIZE);
     walk_u64(walk, &c->signed_at_ms);
     walk_raw(walk, c->manifest_digest, DIGEST_SIZE);
-    walk_u64(walk, &c->reserved2);
+    walk_u64(walk, &c->began_version);
     ASSERT(walk->at == CONTRIBUTION_HEADER_SIZE);
 }
 
@@ -106,7 +106,7 @@ enum status contribution_decode(struct bytes header, struct contribution *out,
     struct contribution read = {0};
     struct contribution_walk walk = {.read = header.data};
     walk_fields(&walk, &read);
-    if (read.reserved != 0 || read.reserved2 != 0)
+    if (read.reserved != 0)
         return error_set(error, INVALID, "contribution header: a reserved field is not zero");
     if (!is_plain(read.norm))
         return error_set(error, INVALID,

@@ -53,7 +53,9 @@ struct contribution {
     uint8_t previous[DIGEST_SIZE];
     uint64_t signed_at_ms; /* wall clock of the site, for expiry and for people */
     uint8_t manifest_digest[DIGEST_SIZE];
-    uint64_t reserved2; /* zero */
+    /* the base version at which its oldest inner step began, at most base_version: the age of what
+     * is in it, for weights and for people */
+    uint64_t began_version;
 };
 
 #define TOKENS_LIMIT (UINT64_C(1) << 50)

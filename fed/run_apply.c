@@ -350,6 +350,7 @@ static void commit_contribution(struct run_state *state, const struct ledger_ent
     struct fragment_slot *fragment = &state->fragments[c->fragment];
     site->site.last_norm = c->norm;
     site->site.last_clip = fragment->pending[fragment->count - 1].pending.clip;
+    site->site.last_age = state->version - c->began_version;
     site->site.last_weight = fragment->pending[fragment->count - 1].pending.weight;
     clip_note(&fragment->clip, c->site, c->norm, entry->time_ms);
     push_record(site, &(struct sequence_record){c->sequence, state->size, digest_prefix(digest)});

@@ -63,7 +63,8 @@ struct run_site {
     uint64_t contributions, tokens;   /* accepted; tokens as the site tells them, and of them ... */
     uint64_t counted, uncounted;      /* ... so many are in the run's count, or wait to be */
     double last_norm, last_clip, last_weight; /* of the last contribution */
-    float last_scale;                         /* of the last that was merged */
+    uint64_t last_age; /* of it: versions from its oldest inner step to its entry */
+    float last_scale;  /* of the last that was merged */
 };
 
 /* At most one invitation of a name is open: what follows it in the ledger ends it. */

@@ -37,8 +37,8 @@ void elementwise_add_scaled(float *out, const float *a, float scale, size_t coun
 /* e = (decay · e) + delta: error feedback (decay 0.95). */
 void elementwise_feedback(float *e, const float *delta, float decay, size_t count);
 /* local = fresh + (local − origin): a site goes on from the new global parameters and keeps its
- * progress since `origin`, which is the snapshot (its delta was merged) or the old base (its delta
- * was refused, dense mode). */
+ * progress since `origin`, which is the snapshot (its delta was merged) or the old base (it follows
+ * a newer version, or its delta was refused in dense mode). */
 void elementwise_rebase(float *local, const float *fresh, const float *origin, size_t count);
 
 /* --- outer optimizers (fed/model_state.h has the formulas) --- */

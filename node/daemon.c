@@ -45,13 +45,15 @@ static void on_progress(void *context, uint64_t steps, uint64_t tokens, double l
 }
 
 static void on_snapshotted(void *context, uint32_t fragment, uint64_t sequence, uint64_t steps,
-                           uint64_t tokens, uint64_t trainer_steps, struct buffer *optimizer) {
+                           uint64_t tokens, uint64_t began, uint64_t trainer_steps,
+                           struct buffer *optimizer) {
     struct daemon *daemon = context;
     worker_snapshotted(daemon->worker, fragment, sequence, trainer_steps, optimizer);
     struct node_event event = {
         .kind = NODE_SNAPSHOTTED, .fragment = fragment, .sequence = sequence};
     event.snapshotted.steps = steps;
     event.snapshotted.tokens = tokens;
+    event.snapshotted.began = began;
     daemon_loop_post(daemon, &event);
 }
 

@@ -334,6 +334,7 @@ enum status daemon_loop_restore(struct daemon *daemon, struct error *error) {
     const struct settings *settings = daemon->settings;
     struct node_options options = {.site = daemon->site->number,
                                    .overlap = settings->overlap,
+                                   .follow_interval = (uint32_t)settings->follow_interval,
                                    .heartbeat_ms = settings->heartbeat_ms,
                                    .backoff_ms = settings->backoff_ms,
                                    .backoff_limit_ms = settings->backoff_limit_ms,

@@ -25,6 +25,8 @@ static void progress_write_to(const struct round_progress *progress, struct buff
     buffer_u8(out, progress->begun);
     buffer_f64(out, progress->loss_sum);
     buffer_u64(out, progress->loss_count);
+    buffer_u64(out, progress->began);
+    buffer_u64(out, progress->began_in_flight);
 }
 
 static struct round_progress progress_read_from(struct reader *reader) {
@@ -37,6 +39,8 @@ static struct round_progress progress_read_from(struct reader *reader) {
     progress.begun = reader_u8(reader) != 0;
     progress.loss_sum = reader_f64(reader);
     progress.loss_count = reader_u64(reader);
+    progress.began = reader_u64(reader);
+    progress.began_in_flight = reader_u64(reader);
     return progress;
 }
 

@@ -148,11 +148,9 @@ static enum status end_round(struct keeper *keeper, struct keeper_job *job, uint
 
 static enum keeper_outcome do_rebased(struct keeper *keeper, struct keeper_job *job) {
     uint64_t version = keeper->options.replica->next_version[job->fragment];
-    if (job->why == MOVE_LOADED) {
-        if (--keeper->loading == 0) capture(keeper);
-        return KEEPER_DONE;
-    }
-    if (job->why != MOVE_ADVANCED) job->status = end_round(keeper, job, version);
+    if (job->why == MOVE_LOADED && --keeper->loading == 0) capture(keeper);
+    if (job->why == MOVE_MERGED || job->why == MOVE_REFUSED)
+        job->status = end_round(keeper, job, version);
     if (job->status == FULL) return KEEPER_FULL;
     if (job->status != OK) return fault(keeper, "record the end of a round", job);
     struct node_event event = {

@@ -48,7 +48,7 @@ enum keeper_job_kind {
     KEEPER_APPLY,    /* `bytes`: the entry; `run` does not change until NODE_APPLIED */
     KEEPER_REBASE,   /* merged */
     KEEPER_RESTORE,  /* refused */
-    KEEPER_ADVANCE,  /* the base fell behind */
+    KEEPER_ADVANCE,  /* the base follows */
     KEEPER_ACCEPTED, /* `head` */
     /* of the trainer */
     KEEPER_SNAPSHOTTED, /* `bytes`: the optimizer, may be empty; before the ENCODE of that sequence

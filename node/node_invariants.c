@@ -9,7 +9,7 @@
 /* By the phase that is left. A message may turn out to be merged, or dropped, in any phase in which
  * there is one: the ledger does not wait for the answer to an upload. */
 static const unsigned next_phases[] = {
-    [SLOT_TRAINING] = TO(SLOT_SNAPSHOT) | TO(SLOT_ADVANCING),
+    [SLOT_TRAINING] = TO(SLOT_SNAPSHOT),
     [SLOT_SNAPSHOT] = TO(SLOT_ENCODING),
     [SLOT_ENCODING] = TO(SLOT_TRAINING) | TO(SLOT_UPLOADING) | TO(SLOT_BACKOFF),
     [SLOT_UPLOADING] = TO(SLOT_BACKOFF) | TO(SLOT_ACCEPTED) | TO(SLOT_MERGING) | TO(SLOT_RESTORING),
@@ -18,7 +18,6 @@ static const unsigned next_phases[] = {
     [SLOT_MERGING] = TO(SLOT_TRAINING),
     /* a coordinator that refuses what another one has in the ledger */
     [SLOT_RESTORING] = TO(SLOT_TRAINING) | TO(SLOT_MERGING),
-    [SLOT_ADVANCING] = TO(SLOT_TRAINING),
 };
 
 /* A message that was in the spool at a start goes on where it stood. */
@@ -34,7 +33,6 @@ void node_slot_enter(struct slot *slot, enum slot_phase phase) {
 static void check_slot(const struct node_state *state, const struct slot *slot) {
     switch (slot->phase) {
     case SLOT_TRAINING:
-    case SLOT_ADVANCING:
         ASSERT(slot->sequence == 0);
         ASSERT(!slot->encoded);
         break;
@@ -42,6 +40,7 @@ static void check_slot(const struct node_state *state, const struct slot *slot) 
     case SLOT_ENCODING:
         ASSERT(slot->sequence > 0);
         ASSERT(!slot->encoded);
+        ASSERT(!slot->moving); /* the delta starts at the base that its header names */
         break;
     case SLOT_UPLOADING:
     case SLOT_BACKOFF:
@@ -56,6 +55,8 @@ static void check_slot(const struct node_state *state, const struct slot *slot) 
         break;
     }
     ASSERT(slot->sequence <= state->sequence);
+    ASSERT(slot->moving || !slot->owed);
+    ASSERT(slot->moving || slot->phase < SLOT_MERGING);
     ASSERT(!slot->in_ledger || slot->encoded);
     ASSERT(!slot->in_ledger || slot->index < run_state_size(state->run));
 }

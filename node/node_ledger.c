@@ -132,7 +132,11 @@ static void step_taken(struct node_state *state, struct bytes raw, const struct 
     bool ours = false;
     for (uint16_t i = 0; slot && slot->in_ledger && i < entry->step.count; i++)
         ours |= entry->step.parts[i].index == slot->index;
-    uint64_t staleness = ours ? run_state_staleness(state->run, fragment, slot->base_version) : 0;
+    struct contribution sent; /* the base has moved since */
+    uint64_t staleness = 0;
+    if (ours &&
+        contribution_decode(bytes_of(slot->header, CONTRIBUTION_HEADER_SIZE), &sent, NULL) == OK)
+        staleness = run_state_staleness(state->run, fragment, sent.base_version);
     if (node_ledger_take(state, raw, false, &error) != OK) {
         node_halt(state, out, "the ledger breaks its rules: %.180s", error.message);
         return;

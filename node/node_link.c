@@ -35,6 +35,7 @@ static void follow(struct node_state *state, struct node_actions *out) {
 void node_link_down(struct node_state *state, struct instant now) {
     MARK("link: down");
     state->link = LINK_DOWN;
+    state->fetch_owed = false;
     state->heartbeat_open = false;
     state->link_retry_at = now.monotonic_ms + node_backoff(state, state->link_attempts);
     state->link_attempts++;
@@ -52,7 +53,7 @@ void node_offer(struct node_state *state, const struct node_event *event,
         MARK("link: fetching a snapshot");
         state->offer = *header;
         state->link = LINK_FETCHING;
-        node_act(out, NODE_DO_FETCH);
+        state->fetch_owed = true;
     } else {
         follow(state, out);
     }
@@ -68,8 +69,6 @@ void node_snapshot_loaded(struct node_state *state, const struct node_event *eve
     }
     state->replica_version = state->offer.version;
     state->payloads_from = state->offer.payloads_from;
-    for (uint32_t fragment = 0; fragment < FRAGMENTS_LIMIT; fragment++)
-        state->slots[fragment].base_version = state->offer.version;
     follow(state, out);
 }
 
@@ -103,6 +102,11 @@ void node_link_settle(struct node_state *state, struct instant now, struct node_
         connect_now(state, out);
     if (state->leaving && node_rounds_drained(state))
         state->heartbeat_at = MIN(state->heartbeat_at, now.monotonic_ms + LEAVE_AGAIN_MS);
+    /* Loading moves the bases of all fragments without a message in flight. */
+    if (state->fetch_owed && node_rounds_at_rest(state)) {
+        state->fetch_owed = false;
+        node_act(out, NODE_DO_FETCH);
+    }
     if (state->link == LINK_UP && !state->heartbeat_open &&
         now.monotonic_ms >= state->heartbeat_at) {
         state->heartbeat_open = true;

@@ -61,11 +61,78 @@ bool node_rounds_drained(const struct node_state *state) {
     return true;
 }
 
-static void advance(struct node_state *state, uint32_t fragment, struct node_actions *out) {
-    MARK("slot: advancing");
-    node_slot_enter(&state->slots[fragment], SLOT_ADVANCING);
-    node_act(out, NODE_DO_ADVANCE)->fragment = fragment;
+/* What was to be sent stays in the residual: the next contribution carries it, and counts it. */
+static void give_back(struct slot *slot) {
+    slot->steps_unsent += slot->steps_in_flight;
+    slot->tokens_unsent += slot->tokens_in_flight;
+    slot->steps_in_flight = 0;
+    slot->tokens_in_flight = 0;
 }
+
+/* Worker and trainer share a fragment's vectors, so one order at a time moves them. */
+static void order_move(struct node_state *state, uint32_t fragment, enum node_action_kind kind,
+                       struct node_actions *out) {
+    struct slot *slot = &state->slots[fragment];
+    if (slot->moving) {
+        MARK("slot: an order waits until the base has moved");
+        slot->owed = kind;
+        return;
+    }
+    slot->moving = true;
+    if (kind == NODE_DO_RESTORE) give_back(slot);
+    struct node_action *action = node_act(out, kind);
+    action->fragment = fragment;
+    if (kind != NODE_DO_ADVANCE) action->sequence = slot->sequence;
+}
+
+/* ---- following ------------------------------------------------------------------------------- */
+
+/* The base may go forward: nobody reads it for a delta, and no other order moves it. */
+static bool may_advance(const struct slot *slot) {
+    return !slot->moving && !slot->baseless &&
+           (slot->phase == SLOT_TRAINING || slot->phase == SLOT_UPLOADING ||
+            slot->phase == SLOT_BACKOFF || slot->phase == SLOT_ACCEPTED);
+}
+
+static void advance(struct node_state *state, uint32_t fragment, struct node_actions *out) {
+    MARK("slot: follows");
+    if (state->slots[fragment].encoded) MARK("slot: follows with a message in flight");
+    order_move(state, fragment, NODE_DO_ADVANCE, out);
+}
+
+/* The worker stands where the run state stands: what is staged now has no part of ours that the
+ * slots do not know of. */
+static bool replica_is_known(const struct node_state *state) {
+    bool applies = state->applying && !state->lost;
+    return !applies && state->link != LINK_FETCHING &&
+           run_state_version(state->run) == state->replica_version;
+}
+
+void node_rounds_follow(struct node_state *state, struct node_actions *out) {
+    if (!run_state_has_genesis(state->run) || state->halted || state->finishing ||
+        state->catching_up || run_state_phase(state->run) == RUN_STOPPED ||
+        !replica_is_known(state))
+        return;
+    bool waits = !state->training || state->steps >= state->until_steps;
+    for (uint32_t fragment = 0; fragment < state->fragments; fragment++) {
+        const struct slot *slot = &state->slots[fragment];
+        if (!may_advance(slot)) continue;
+        if (!waits && state->steps - slot->followed_at < state->options.follow_interval) continue;
+        if (run_state_staleness(state->run, fragment, slot->base_version) == 0) continue;
+        advance(state, fragment, out);
+    }
+}
+
+bool node_rounds_at_rest(const struct node_state *state) {
+    for (uint32_t fragment = 0; fragment < state->fragments; fragment++) {
+        const struct slot *slot = &state->slots[fragment];
+        if (slot->moving || slot->phase == SLOT_SNAPSHOT || slot->phase == SLOT_ENCODING)
+            return false;
+    }
+    return true;
+}
+
+/* ---- the round's end ------------------------------------------------------------------------- */
 
 /* An empty delta helps nobody. */
 static bool has_something(const struct slot *slot) {
@@ -106,14 +173,17 @@ static bool fragment_due(const struct node_state *state, uint32_t fragment) {
 }
 
 void node_rounds_begin(struct node_state *state, struct node_actions *out) {
-    if (!run_takes_contributions(state) || state->catching_up || state->leaving) return;
+    if (!run_takes_contributions(state) || state->catching_up || state->leaving ||
+        state->link == LINK_FETCHING)
+        return;
     for (uint32_t fragment = 0; fragment < state->fragments; fragment++) {
         struct slot *slot = &state->slots[fragment];
-        if (!fragment_due(state, fragment)) continue;
+        if (!fragment_due(state, fragment) || slot->moving) continue;
         if (message_under_way(state)) return;
         if (run_state_staleness(state->run, fragment, slot->base_version) >
             run_state_staleness_cap(state->run, fragment, slot->base_version)) {
-            advance(state, fragment, out);
+            MARK("slot: its base is beyond the cap");
+            if (replica_is_known(state)) advance(state, fragment, out);
             continue;
         }
         MARK("slot: snapshot");
@@ -134,7 +204,7 @@ void node_rounds_catch_up(struct node_state *state, struct node_actions *out) {
         return;
     state->catching_up = false;
     for (uint32_t fragment = 0; fragment < state->fragments; fragment++)
-        advance(state, fragment, out);
+        if (may_advance(&state->slots[fragment])) advance(state, fragment, out);
 }
 
 void node_progress(struct node_state *state, const struct node_event *event) {
@@ -155,7 +225,7 @@ void node_progress(struct node_state *state, const struct node_event *event) {
 
 /* The header, except what only the encoded payload tells. */
 static void fill_header(const struct node_state *state, uint32_t fragment, const struct slot *slot,
-                        struct contribution *out) {
+                        uint64_t began, struct contribution *out) {
     const struct run_site *own = run_state_site(state->run, state->options.site);
     const struct manifest *manifest = run_state_manifest(state->run);
     *out = (struct contribution){
@@ -166,6 +236,7 @@ static void fill_header(const struct node_state *state, uint32_t fragment, const
         .fragment = fragment,
         .sequence = slot->sequence,
         .base_version = slot->base_version,
+        .began_version = MIN(began, slot->base_version),
         .inner_steps = (uint32_t)MIN(slot->steps_in_flight, UINT32_MAX),
         /* each fragment's contribution carries its share, so that the run
          * counts a token once */
@@ -199,7 +270,7 @@ void node_snapshotted(struct node_state *state, const struct node_event *event,
     struct node_action *action = node_act(out, NODE_DO_ENCODE);
     action->fragment = event->fragment;
     action->sequence = slot->sequence;
-    fill_header(state, event->fragment, slot, &action->contribution);
+    fill_header(state, event->fragment, slot, event->snapshotted.began, &action->contribution);
     slot->loss_sum = 0;
     slot->loss_count = 0;
 }
@@ -230,14 +301,6 @@ static void take_message(struct slot *slot, const uint8_t *header, const uint8_t
     slot->attempts = 0;
 }
 
-/* What was to be sent stays in the residual: the next contribution carries it, and counts it. */
-static void give_back(struct slot *slot) {
-    slot->steps_unsent += slot->steps_in_flight;
-    slot->tokens_unsent += slot->tokens_in_flight;
-    slot->steps_in_flight = 0;
-    slot->tokens_in_flight = 0;
-}
-
 void node_encoded(struct node_state *state, const struct node_event *event, struct instant now,
                   struct node_actions *out) {
     if (event->fragment >= state->fragments) return;
@@ -262,24 +325,21 @@ static void restore(struct node_state *state, uint32_t fragment, struct node_act
     struct slot *slot = &state->slots[fragment];
     MARK("slot: restoring");
     node_slot_enter(slot, SLOT_RESTORING);
-    give_back(slot);
-    struct node_action *action = node_act(out, NODE_DO_RESTORE);
-    action->fragment = fragment;
-    action->sequence = slot->sequence;
+    order_move(state, fragment, NODE_DO_RESTORE, out);
 }
 
 void node_slot_merged(struct node_state *state, uint32_t fragment, struct node_actions *out) {
     struct slot *slot = &state->slots[fragment];
     MARK("slot: merging");
+    /* it was refused by another coordinator, and its mass is on its way back */
+    bool taken_back = slot->phase == SLOT_RESTORING && !slot->owed;
     node_slot_enter(slot, SLOT_MERGING);
     slot->steps_in_flight = 0;
     slot->tokens_in_flight = 0;
     slot->rejected = 0;
     slot->encoded = false;
     slot->in_ledger = false;
-    struct node_action *action = node_act(out, NODE_DO_REBASE);
-    action->fragment = fragment;
-    action->sequence = slot->sequence;
+    if (!taken_back) order_move(state, fragment, NODE_DO_REBASE, out);
 }
 
 void node_slot_dropped(struct node_state *state, uint32_t fragment, struct node_actions *out) {
@@ -287,15 +347,24 @@ void node_slot_dropped(struct node_state *state, uint32_t fragment, struct node_
     if (slot->phase < SLOT_MERGING) restore(state, fragment, out);
 }
 
-void node_rebased(struct node_state *state, const struct node_event *event) {
+void node_rebased(struct node_state *state, const struct node_event *event,
+                  struct node_actions *out) {
     if (event->fragment >= state->fragments) return;
     struct slot *slot = &state->slots[event->fragment];
-    if (slot->phase != SLOT_MERGING && slot->phase != SLOT_RESTORING &&
-        slot->phase != SLOT_ADVANCING)
+    slot->base_version = event->rebased.base_version;
+    slot->followed_at = state->steps;
+    if (!slot->moving) return; /* onto a snapshot of the run */
+    slot->moving = false;
+    if (slot->owed) {
+        enum node_action_kind owed = slot->owed;
+        slot->owed = 0;
+        order_move(state, event->fragment, owed, out);
         return;
+    }
+    if (slot->phase != SLOT_MERGING && slot->phase != SLOT_RESTORING) return;
     MARK("slot: training again");
     node_slot_enter(slot, SLOT_TRAINING);
-    slot->base_version = event->rebased.base_version;
+    slot->baseless = false;
     slot->sequence = 0;
     slot->encoded = false;
     slot->in_ledger = false;
@@ -491,6 +560,8 @@ void node_rounds_take_up(struct node_state *state, const struct node_spooled *sp
     struct slot *slot = &state->slots[spooled->fragment];
     slot->sequence = spooled->sequence;
     take_message(slot, spooled->header, spooled->signature);
+    slot->base_version = spooled->base_version;
+    slot->baseless = spooled->baseless;
     struct contribution contribution;
     if (slot->steps_in_flight == 0 &&
         contribution_decode(bytes_of(spooled->header, CONTRIBUTION_HEADER_SIZE), &contribution,

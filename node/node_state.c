@@ -67,7 +67,7 @@ static void finish_if_over(struct node_state *state, struct node_actions *out) {
         const struct slot *slot = &state->slots[fragment];
         if (run_state_pending_count(state->run, fragment) > 0) return;
         if (slot->phase == SLOT_SNAPSHOT || slot->phase == SLOT_ENCODING ||
-            slot->phase >= SLOT_MERGING) {
+            slot->phase >= SLOT_MERGING || slot->moving) {
             return;
         }
     }
@@ -83,6 +83,7 @@ static void settle(struct node_state *state, struct instant now, struct node_act
     node_payloads_settle(state, now, out);
     node_rounds_catch_up(state, out);
     node_rounds_begin(state, out);
+    node_rounds_follow(state, out);
     finish_if_over(state, out);
     node_train_or_wait(state, out);
     set_timer(state, out);
@@ -175,7 +176,7 @@ void node_state_step(struct node_state *state, const struct node_event *event, s
     case NODE_APPLIED: node_ledger_applied(state, event, now, out); break;
     case NODE_REFETCHED: node_refetched(state, event, now, out); break;
     case NODE_SUPPLIED: state->supplying = false; break;
-    case NODE_REBASED: node_rebased(state, event); break;
+    case NODE_REBASED: node_rebased(state, event, out); break;
     case NODE_HEARTBEAT_REPLY: node_heartbeat_reply(state, event, now, out); break;
     case NODE_LEAVE: state->leaving = true; break;
     case NODE_FAULT:

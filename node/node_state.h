@@ -29,10 +29,15 @@
  * (REFETCH), and the step waits; one that the coordinator has lost is brought to it (SUPPLY), any
  * site's. A contribution of ours that it gave up (DROPPED) is taken back as after a refusal.
  *
+ * A site follows: its base moves onto every version that the replica has reached and that changed
+ * the fragment, between two inner steps, with all that stands on it: theta_local, and theta_s where
+ * a message is in flight (ADVANCE). Several versions are taken in one move where they come faster
+ * than `follow_interval`. A version that has our own part is no ADVANCE but a REBASE. A base does
+ * not move from SNAPSHOT to the end of ENCODING, so that the delta is what its header says. Each
+ * fragment has one order to move under way at most; another one is owed until it is done.
+ *
  * A site sends one contribution after the other: the next fragment's is made once the last one's
- * entry is in the ledger, since each header names the header before it. A base that has fallen
- * behind the staleness cap (a site that was away, or has just caught up) is moved forward before
- * the round's snapshot, keeping all progress (ADVANCE).
+ * entry is in the ledger, since each header names the header before it.
  *
  * After a crash the shell feeds back the stored entries (node_state_restore), the spooled messages
  * and the replica's version; what the ledger says about each spooled sequence decides how it goes
@@ -55,6 +60,8 @@ struct node_options {
     uint64_t last_sequence; /* the highest that a message of ours ever had, recorded or not; a
                                refused one's is not in the ledger; 0: none */
     bool overlap; /* off: training waits from snapshot to rebase (the synchronous reference) */
+    /* inner steps between two moves onto newer versions, at least; a site that waits needs none */
+    uint32_t follow_interval;
     uint64_t heartbeat_ms; /* between heartbeats */
     /* first retry; doubles up to backoff_limit_ms; a random part of it is waited */
     uint64_t backoff_ms;
@@ -81,6 +88,8 @@ struct node_spooled {
     uint8_t signature[SIGNATURE_SIZE];
     /* what its receipt said of the ledger; size 0: no receipt was recorded */
     struct ledger_head accepted;
+    uint64_t base_version; /* of the base in the replica: the header's, or as moved since */
+    bool baseless;         /* that did not come back: nothing can follow until the merge */
 };
 
 /* --- events ----------------------------------------------------------------------------------- */
@@ -99,7 +108,8 @@ enum node_event_kind {
     NODE_ENTRY,     /* the next ledger entry, durable in our copy, its payload too if it has one */
     NODE_HEAD,      /* a signed head (unverified bytes) */
     NODE_APPLIED,   /* APPLY done: status, root */
-    NODE_REBASED,   /* REBASE or RESTORE done: the fragment's base is base_version */
+    NODE_REBASED,   /* REBASE, RESTORE, ADVANCE or FETCH moved the fragment: its base is
+                       base_version */
     NODE_REFETCHED, /* REFETCH done: status */
     NODE_SUPPLIED,  /* SUPPLY done, well or not */
     NODE_LEAVE,     /* the operator wants the site to go: what is under way is sent, then LEFT */
@@ -121,7 +131,8 @@ struct node_event {
         } progress;
         struct {
             uint64_t steps,
-                tokens; /* NODE_SNAPSHOTTED: the trainer's count at the copy; ENCODED: unused */
+                tokens;     /* NODE_SNAPSHOTTED: the trainer's count at the copy; ENCODED: unused */
+            uint64_t began; /* the base version at which the oldest of its steps began */
         } snapshotted;
         struct {
             uint8_t header[CONTRIBUTION_HEADER_SIZE];
@@ -175,8 +186,8 @@ enum node_action_kind {
                          REBASED. The spooled message is over */
     NODE_DO_RESTORE,  /* the same after a refusal: replica_restore first; then REBASED. The spooled
                          message is over */
-    NODE_DO_ADVANCE,  /* worker: replica_stage; trainer: replica_rebase keeping all progress; then
-                         REBASED. No message is over */
+    NODE_DO_ADVANCE,  /* worker: replica_stage; trainer: replica_follow; then REBASED. No message is
+                         over */
     NODE_DO_TRAIN,    /* training may go on (on) or must wait (off), with the cause to book the time
                          under */
     NODE_DO_REFETCH,  /* get the payload of entry `index` from the coordinator into our disk; then
@@ -249,8 +260,7 @@ enum slot_phase {
     SLOT_BACKOFF,
     SLOT_ACCEPTED,
     SLOT_MERGING,
-    SLOT_RESTORING,
-    SLOT_ADVANCING
+    SLOT_RESTORING
 };
 const struct run_state *node_state_run(const struct node_state *state);
 enum slot_phase node_state_slot(const struct node_state *state, uint32_t fragment);

@@ -20,6 +20,10 @@ struct slot { /* a fragment's round */
     bool in_ledger; /* our entry is at `index` */
     uint64_t index;
     uint64_t base_version;
+    bool baseless; /* the base of the message in flight is gone: nothing to follow from */
+    bool moving;   /* an order to go to another base is under way */
+    enum node_action_kind owed; /* the order after it; 0: none */
+    uint64_t followed_at;       /* the trainer's count when the base last moved */
     int64_t steps_mark; /* the trainer's count at the last snapshot (below 0 at first: staggered) */
     uint64_t tokens_unsent,
         tokens_in_flight; /* trained since what was sent last, and in what is under way */
@@ -59,6 +63,7 @@ struct node_state {
     uint64_t link_retry_at;
     uint64_t payloads_from;
     struct snapshot_header offer;
+    bool fetch_owed; /* FETCHING: once no delta is being made and no base moves */
 
     bool heartbeat_open;
     uint64_t heartbeat_at;
@@ -124,7 +129,8 @@ void node_refused(struct node_state *state, const struct node_event *event, stru
                   struct node_actions *out);
 void node_upload_broken(struct node_state *state, const struct node_event *event,
                         struct instant now);
-void node_rebased(struct node_state *state, const struct node_event *event);
+void node_rebased(struct node_state *state, const struct node_event *event,
+                  struct node_actions *out);
 /* (its message has been merged by a step that is in the run state and the replica now) */
 void node_slot_merged(struct node_state *state, uint32_t fragment, struct node_actions *out);
 /* (it was given up by an entry that is in the run state now) */
@@ -141,6 +147,9 @@ uint64_t node_rounds_wake(const struct node_state *state);
 void node_rounds_retry(struct node_state *state, struct instant now, struct node_actions *out);
 void node_rounds_catch_up(struct node_state *state, struct node_actions *out);
 void node_rounds_begin(struct node_state *state, struct node_actions *out);
+void node_rounds_follow(struct node_state *state, struct node_actions *out);
+/* No slot is between the order of a snapshot and its message, and none goes to another base. */
+bool node_rounds_at_rest(const struct node_state *state);
 void node_train_or_wait(struct node_state *state, struct node_actions *out);
 uint32_t node_inner_steps_now(const struct node_state *state);
 

@@ -149,6 +149,13 @@ enum rebase replica_refused(const struct replica *replica) {
     return replica->feedback ? REBASE_SENT : REBASE_KEEP;
 }
 
+void replica_follow(struct replica *replica, uint32_t fragment, float *local, bool in_flight) {
+    struct range range = range_of(replica, fragment);
+    const float *base = replica->base + range.start, *next = replica->next + range.start;
+    if (in_flight) elementwise_rebase(replica->snapshot + range.start, next, base, range.count);
+    replica_rebase(replica, fragment, local, REBASE_KEEP);
+}
+
 void replica_rebase(struct replica *replica, uint32_t fragment, float *local, enum rebase what) {
     struct range range = range_of(replica, fragment);
     const float *next = replica->next + range.start;

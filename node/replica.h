@@ -9,13 +9,15 @@
  *
  * Who may touch what, when: the worker owns `global` and `feedback`; `base` and `snapshot` of a
  * fragment are handed back and forth by the core's slot phases (the trainer writes snapshot in
- * SNAPSHOT and reads both when it rebases; the worker reads both in ENCODING and writes `next`
- * before a rebase), so no lock is needed. `local` below is the trainer's own vector.
+ * SNAPSHOT and reads and writes both when it follows or rebases; the worker reads both in ENCODING
+ * and writes `next` before a move), so no lock is needed. `local` below is the trainer's own
+ * vector.
  *
- * Rebase, each operation one fp32 rounding: local = next + (local - snapshot); base = next. After a
- * refusal in sparse mode: feedback += decode(message), then the same. After one in dense mode:
- * local = next + (local - base), so that all progress since the old base is kept and the next delta
- * carries it.
+ * Each operation one fp32 rounding. Follow: local = next + (local - base), snapshot likewise while
+ * a message is in flight; base = next. Rebase: local = next + (local - snapshot); base = next.
+ * After a refusal in sparse mode: feedback += decode(message), then the same. After one in dense
+ * mode: local = next + (local - base), so that all progress since the base, wherever that has
+ * moved, is kept and the next delta carries it.
  *
  * Where there is a CUDA device (replica_use_device) messages are made there, with the same bits:
  * base, snapshot and feedback go to it and the feedback comes back. The replica itself stays here.
@@ -82,7 +84,10 @@ enum rebase {
 /* What a refusal asks for: REBASE_SENT in sparse mode, where replica_restore put the mass back;
  * REBASE_KEEP in dense mode. */
 enum rebase replica_refused(const struct replica *replica);
-/* Trainer, between two steps, after replica_stage. */
+/* Trainer, between two steps, after replica_stage: the base moves and takes with it what stands on
+ * it, which is theta_s too where a message is in flight. */
+void replica_follow(struct replica *replica, uint32_t fragment, float *local, bool in_flight);
+/* Likewise: the message is over. */
 void replica_rebase(struct replica *replica, uint32_t fragment, float *local, enum rebase what);
 
 #endif

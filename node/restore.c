@@ -37,15 +37,63 @@ static enum status stored_version(const struct ledger_source *source, uint64_t *
     return status;
 }
 
+/* ---- bases of messages in flight ------------------------------------------------------------- */
+
+struct restore_range { /* of a vector */
+    uint64_t start, count;
+    size_t size;
+};
+
+static struct restore_range piece_of(const struct restore_input *input, uint32_t fragment) {
+    struct restore_range piece;
+    fragment_range(input->replica->parameters, input->replica->fragments, fragment, &piece.start,
+                   &piece.count);
+    piece.size = (size_t)piece.count * sizeof(float);
+    return piece;
+}
+
+/* The parameters of each fragment at the version from which its message in flight starts, taken
+ * when the replay goes by it. Empty: it does not, or nobody needs them. */
+struct bases {
+    const struct restore_input *input;
+    struct buffer fragment[FRAGMENTS_LIMIT];
+};
+
+static void take_bases(struct bases *bases) {
+    const struct model_state *global = &bases->input->replica->global;
+    for (uint32_t i = 0; i < bases->input->replica->fragments; i++) {
+        const struct journal_round *round = journal_round(bases->input->journal, i);
+        if (!round || !round->in_flight || round->base_version != global->version) continue;
+        struct restore_range piece = piece_of(bases->input, i);
+        bases->fragment[i].size = 0;
+        buffer_append(&bases->fragment[i], global->theta + piece.start, piece.size);
+    }
+}
+
+static void on_replayed(void *context, uint64_t index, const struct ledger_entry *entry) {
+    (void)index;
+    if (entry->kind == LEDGER_STEP) take_bases(context);
+}
+
+static void bases_deinit(struct bases *bases) {
+    for (uint32_t i = 0; i < FRAGMENTS_LIMIT; i++) buffer_deinit(&bases->fragment[i]);
+}
+
+/* ---- replay ---------------------------------------------------------------------------------- */
+
 /* The steps beyond the checkpoint. After a snapshot of the run was loaded the stored ledger may
  * still be on its way to it: then there are none, and the entries that come are control only until
  * they have reached the replica. */
-static enum status replay(const struct restore_input *input, struct restored *out,
-                          struct error *error) {
+static enum status replay(const struct restore_input *input, struct bases *bases,
+                          struct restored *out, struct error *error) {
     struct ledger_source source = journal_source(input->journal);
-    struct replay_options options = {
-        .trusted = true, .until = UINT64_MAX, .tensors_from = input->replica->global.version};
+    struct replay_options options = {.trusted = true,
+                                     .until = UINT64_MAX,
+                                     .tensors_from = input->replica->global.version,
+                                     .progress = on_replayed,
+                                     .context = bases};
     uint64_t version = 0;
+    take_bases(bases);
     out->entries = journal_size(input->journal);
     if (journal_size(input->journal) == 0) return OK;
     enum status status = stored_version(&source, &version, error);
@@ -71,21 +119,9 @@ struct restoring {
     const struct restore_input *input;
     const struct journal_checkpoint *checkpoint; /* NULL: none */
     struct buffer base, snapshot;                /* of the checkpoint */
+    struct bases bases;                          /* that the replay went by */
     float *local;                                /* theta_local: at first the checkpoint's */
 };
-
-struct restore_range { /* of a vector */
-    uint64_t start, count;
-    size_t size;
-};
-
-static struct restore_range piece_of(const struct restore_input *input, uint32_t fragment) {
-    struct restore_range piece;
-    fragment_range(input->replica->parameters, input->replica->fragments, fragment, &piece.start,
-                   &piece.count);
-    piece.size = (size_t)piece.count * sizeof(float);
-    return piece;
-}
 
 static const float *floats_of(const struct buffer *buffer, struct restore_range piece) {
     return (const float *)(const void *)buffer->data + piece.start;
@@ -104,11 +140,13 @@ static enum status read_vector(struct restoring *r, const struct journal_blob *b
     return status == OK ? OK : error_wrap(error, status, "the round's %s", what);
 }
 
-/* base = theta_s + decode(message), where the checkpoint does not have the base. */
+/* base = theta_s + decode(message), where neither checkpoint nor replay has the base. */
 static enum status rebuild_base(struct restoring *r, const struct journal_round *round,
-                                struct restore_range piece, struct error *error) {
+                                struct restore_range piece, struct node_spooled *spooled,
+                                struct error *error) {
     struct replica *replica = r->input->replica;
-    if (replica->feedback) return OK; /* sparse mode never asks for it */
+    spooled->baseless = replica->feedback != NULL;
+    if (spooled->baseless) return OK;
     struct buffer payload = {0};
     float *base = replica->base + piece.start;
     const float *snapshot = replica->snapshot + piece.start;
@@ -122,26 +160,47 @@ static enum status rebuild_base(struct restoring *r, const struct journal_round 
         status == NOT_FOUND) { /* for good: if the message is refused, its mass is lost */
         r->input->port.message_lost(r->input->port.context, round, error);
         memcpy(base, snapshot, piece.size);
+        spooled->baseless = true;
         status = OK;
     }
     buffer_deinit(&payload);
     return status;
 }
 
+/* The base of the record's version, from where it is found. */
+static enum status find_base(struct restoring *r, const struct journal_round *round,
+                             struct restore_range piece, struct node_spooled *spooled,
+                             struct error *error) {
+    uint32_t fragment = round->fragment;
+    float *base = r->input->replica->base + piece.start;
+    const struct buffer *replayed = &r->bases.fragment[fragment];
+    if (r->checkpoint && r->checkpoint->fragment[fragment].base_version == round->base_version) {
+        memcpy(base, floats_of(&r->base, piece), piece.size);
+        return OK;
+    }
+    if (replayed->size != piece.size) return rebuild_base(r, round, piece, spooled, error);
+    memcpy(base, replayed->data, piece.size);
+    return OK;
+}
+
 static enum status restore_in_flight(struct restoring *r, const struct journal_round *round,
-                                     struct restore_range piece, struct error *error) {
+                                     struct restore_range piece, struct node_spooled *spooled,
+                                     struct error *error) {
     struct replica *replica = r->input->replica;
     uint32_t fragment = round->fragment;
-    replica->base_version[fragment] = round->base_version;
-    if (r->checkpoint && r->checkpoint->fragment[fragment].in_flight == round->sequence &&
-        r->snapshot.size > 0) {
+    bool kept = r->checkpoint && r->checkpoint->fragment[fragment].in_flight == round->sequence &&
+                r->snapshot.size > 0;
+    spooled->base_version =
+        kept ? r->checkpoint->fragment[fragment].base_version : round->base_version;
+    replica->base_version[fragment] = spooled->base_version;
+    if (kept) {
         memcpy(replica->base + piece.start, floats_of(&r->base, piece), piece.size);
         memcpy(replica->snapshot + piece.start, floats_of(&r->snapshot, piece), piece.size);
         return OK;
     }
     TRY(read_vector(r, &round->snapshot, piece, replica->snapshot, "theta_s", error));
     memcpy(r->local + piece.start, replica->snapshot + piece.start, piece.size);
-    return rebuild_base(r, round, piece, error);
+    return find_base(r, round, piece, spooled, error);
 }
 
 /* The counts of what restore_in_flight and restore_idle bring back. */
@@ -164,10 +223,13 @@ static struct round_progress progress_of(const struct restoring *r, uint32_t fra
         progress = r->checkpoint->fragment[fragment].progress;
         if (!in_flight) round_progress_over(&progress, round->refused);
     } else if (in_flight) { /* theta_local is theta_s */
-        progress = (struct round_progress){
-            .begun = true, .steps_in_flight = sent.inner_steps, .tokens_in_flight = sent_tokens};
+        progress = (struct round_progress){.begun = true,
+                                           .steps_in_flight = sent.inner_steps,
+                                           .tokens_in_flight = sent_tokens,
+                                           .began_in_flight = sent.began_version};
     } else if (round && round->refused && r->input->replica->feedback) {
-        progress = (struct round_progress){.steps = sent.inner_steps, .tokens = sent_tokens};
+        progress = (struct round_progress){
+            .steps = sent.inner_steps, .tokens = sent_tokens, .began = sent.began_version};
     }
     return progress;
 }
@@ -217,7 +279,7 @@ static enum status restore_fragment(struct restoring *r, uint32_t fragment, stru
     spooled->accepted =
         (struct ledger_head){.epoch = round->accepted.epoch, .size = round->accepted.size};
     memcpy(spooled->accepted.root, round->accepted.root, DIGEST_SIZE);
-    return restore_in_flight(r, round, piece, error);
+    return restore_in_flight(r, round, piece, spooled, error);
 }
 
 /* ---- the trainer ----------------------------------------------------------------------------- */
@@ -280,15 +342,18 @@ enum status restore_site(const struct restore_input *input, struct restored *out
         out->payloads_from = journal_checkpoint(input->journal)->payloads_from;
     out->last_sequence = last_sequence(input);
     TRY(load_global(input, error));
-    TRY(replay(input, out, error));
-    if (!input->port.local) return OK;
     struct restoring r = {.input = input,
                           .checkpoint = journal_checkpoint(input->journal),
-                          .local = input->port.local(input->port.context)};
-    enum status status = load_trainer(&r, error);
+                          .bases = {.input = input}};
+    enum status status = replay(input, &r.bases, out, error);
+    if (status != OK || !input->port.local) goto out;
+    r.local = input->port.local(input->port.context);
+    status = load_trainer(&r, error);
     for (uint32_t i = 0; status == OK && i < input->replica->fragments; i++)
         status = restore_fragment(&r, i, out, error);
     if (status == OK) status = load_optimizer(&r, error);
+out:
+    bases_deinit(&r.bases);
     buffer_deinit(&r.base);
     buffer_deinit(&r.snapshot);
     return status;

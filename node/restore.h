@@ -7,7 +7,8 @@
  * record r and checkpoint c (sequences tell how old the one is to the other):
  *
  *     r in flight, c taken after its snapshot     local, snapshot and base as in c
- *     r in flight, c older or none                local = snapshot = theta_s of the record
+ *     r in flight, c older or none                local = snapshot = theta_s of the record; base =
+ *                                                 the parameters of the record's base version
  *     r over (or none), nothing over since c      local = global + (local_c - base_c), and local_c
  *                                                 itself where base_c == global
  *     r over, and it was in flight in c           local = global + (local_c - snapshot_c); refused
@@ -17,9 +18,11 @@
  * What was counted goes with what was kept: a round whose progress is gone begins anew, with what a
  * refused message had counted where that went back into e.
  *
- * base = global for all that are not in flight, as node_state_start expects. Where the base of a
- * message in flight is not in c it matters only after a refusal in dense mode, and is then theta_s
- * + decode(message): the base except for rounding.
+ * base = global for all that are not in flight, as node_state_start expects. That of a message in
+ * flight may be behind: the site follows from there. Where c does not have it, the replay goes by
+ * it. Only a base that moved on after c's bases were taken, to a version before c's own, is in
+ * neither: in dense mode it is then theta_s + decode(message), the base except for rounding; in
+ * sparse mode the message stands where it is until it is merged or refused, which needs no base.
  *
  * Pure over the journal and a port: node/restore_model.h has the trainer, the simulator a toy.
  */

@@ -18,12 +18,15 @@ struct round_progress {
     uint64_t steps_in_flight, tokens_in_flight; /* counted by the message under way */
     uint64_t round_steps; /* since the last snapshot; if `begun` is false, since the site began */
     bool begun;           /* a snapshot was taken: rounds are no longer staggered */
-    double loss_sum;      /* over steps since the last snapshot, of those with a finite loss */
+    /* the base version at which the oldest of `steps` began, and of `steps_in_flight` */
+    uint64_t began, began_in_flight;
+    double loss_sum; /* over steps since the last snapshot, of those with a finite loss */
     uint64_t loss_count;
 };
 
 static inline void round_progress_step(struct round_progress *progress, uint64_t tokens,
-                                       double loss) {
+                                       double loss, uint64_t base_version) {
+    if (progress->steps == 0) progress->began = base_version;
     progress->steps++;
     progress->tokens += tokens;
     progress->round_steps++;
@@ -37,6 +40,7 @@ static inline void round_progress_snapshot(struct round_progress *progress, uint
     uint64_t left = progress->tokens % fragments;
     *progress = (struct round_progress){.begun = true,
                                         .tokens = left,
+                                        .began_in_flight = progress->began,
                                         .steps_in_flight = progress->steps,
                                         .tokens_in_flight = progress->tokens - left};
 }
@@ -44,6 +48,7 @@ static inline void round_progress_snapshot(struct round_progress *progress, uint
 /* `back`: the message was refused, and what it counted is to be counted again. */
 static inline void round_progress_over(struct round_progress *progress, bool back) {
     if (back) {
+        if (progress->steps_in_flight > 0) progress->began = progress->began_in_flight;
         progress->steps += progress->steps_in_flight;
         progress->tokens += progress->tokens_in_flight;
     }

@@ -50,6 +50,10 @@ static const struct setting common[] = {
     {"overlap", SETTING_BOOL, SETTING_FIELD(struct settings, overlap), .fallback = "true",
      .help = "train on while a contribution is under way; off: wait for its merge (the synchronous "
              "reference)"},
+    {"follow-interval", SETTING_COUNT, SETTING_FIELD(struct settings, follow_interval),
+     .fallback = "1", .min = "1", .max = "4096",
+     .help = "inner steps between two moves onto the other sites' newer versions, at least; each "
+             "costs a pass over the model"},
     {"device", SETTING_CHOICE, SETTING_FIELD(struct settings, device), .fallback = "auto",
      .choices = device_choice_names,
      .help = "cuda: train (in bfloat16) and make contributions on a CUDA device "

@@ -16,6 +16,7 @@ struct settings {
     double heldout;
     uint64_t threads, sequences, accumulation; /* 0: the trainer's default */
     bool overlap;
+    uint64_t follow_interval;
     enum device_choice device;
     const char *cuda_library; /* NULL: beside the program */
     double throttle;

@@ -141,15 +141,16 @@ static void do_snapshot(struct training *training, const struct training_request
         fail(training, UNAVAILABLE, "before a contribution was made");
         return;
     }
-    training_mark_snapshot(&training->options.fragment[request->fragment],
-                           training->options.replica, request->fragment, request->sequence, local);
+    struct training_mark *mark = &training->options.fragment[request->fragment];
+    training_mark_snapshot(mark, training->options.replica, request->fragment, request->sequence,
+                           local);
     struct buffer optimizer = {0};
     if (training->options.keep_optimizer) trainer_save_optimizer(trainer, &optimizer);
     book_unlocked(training, LOST_ENCODE);
     training->options.handler.snapshotted(training->options.handler.context, request->fragment,
                                           request->sequence, training->figures.steps,
-                                          training->figures.tokens, trainer_counters(trainer).steps,
-                                          &optimizer);
+                                          training->figures.tokens, mark->progress.began_in_flight,
+                                          trainer_counters(trainer).steps, &optimizer);
     buffer_deinit(&optimizer);
 }
 
@@ -249,7 +250,8 @@ static void one_step(struct training *training) {
     }
     training->bad_steps = 0;
     for (uint32_t i = 0; i < training->options.replica->fragments; i++)
-        round_progress_step(&training->options.fragment[i].progress, result.tokens, result.loss);
+        round_progress_step(&training->options.fragment[i].progress, result.tokens, result.loss,
+                            training->options.replica->base_version[i]);
     throttle(training, from);
 
     struct trainer_counters counters = trainer_counters(training->options.trainer);

@@ -29,10 +29,12 @@ struct training;
 struct training_handler { /* called on the trainer's thread */
     void *context;
     void (*progress)(void *context, uint64_t steps, uint64_t tokens, double loss);
-    /* optimizer: trainer_save_optimizer at the snapshot where the options ask for it, else empty;
+    /* began: the base version at which the oldest of its steps began. optimizer:
+     * trainer_save_optimizer at the snapshot where the options ask for it, else empty;
      * may be taken. */
     void (*snapshotted)(void *context, uint32_t fragment, uint64_t sequence, uint64_t steps,
-                        uint64_t tokens, uint64_t trainer_steps, struct buffer *optimizer);
+                        uint64_t tokens, uint64_t began, uint64_t trainer_steps,
+                        struct buffer *optimizer);
     void (*rebased)(void *context, uint32_t fragment, uint64_t sequence, enum training_move why);
     void (*captured)(void *context, struct training_capture *capture); /* takes it */
     /* Training is off. UNAVAILABLE: the device that trains was lost, and captures hold the state of

@@ -12,20 +12,14 @@ void training_mark_snapshot(struct training_mark *mark, struct replica *replica,
     round_progress_snapshot(&mark->progress, replica->fragments);
 }
 
-static enum rebase kept_after(const struct replica *replica, enum training_move why) {
-    switch (why) {
-    case MOVE_MERGED: return REBASE_SENT;
-    case MOVE_REFUSED: return replica_refused(replica);
-    case MOVE_ADVANCED:
-    case MOVE_LOADED: break;
-    }
-    return REBASE_KEEP;
-}
-
 void training_mark_rebase(struct training_mark *mark, struct replica *replica, uint32_t fragment,
                           uint64_t sequence, enum training_move why, float *local) {
-    replica_rebase(replica, fragment, local, kept_after(replica, why));
-    if (why != MOVE_MERGED && why != MOVE_REFUSED) return;
+    if (why == MOVE_ADVANCED || why == MOVE_LOADED) {
+        replica_follow(replica, fragment, local, mark->in_flight != 0);
+        return;
+    }
+    replica_rebase(replica, fragment, local,
+                   why == MOVE_MERGED ? REBASE_SENT : replica_refused(replica));
     mark->in_flight = 0;
     mark->over = sequence;
     round_progress_over(&mark->progress, why == MOVE_REFUSED);

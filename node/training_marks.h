@@ -10,9 +10,11 @@
 enum training_move {                  /* why a fragment goes to another base */
                      MOVE_MERGED = 1, /* its message was merged */
                      MOVE_REFUSED,    /* it was refused: replica_refused says what is kept */
-                     MOVE_ADVANCED, /* no message was under way, the base fell behind: all progress
-                                       is kept */
-                     MOVE_LOADED    /* the same, and the new base is a snapshot of the run */
+                     /* it follows newer versions: all progress is kept, and a message in flight
+                      * goes along */
+                     MOVE_ADVANCED,
+                     /* the same without one, and the new base is a snapshot of the run */
+                     MOVE_LOADED
 };
 
 struct training_mark {  /* of a fragment */

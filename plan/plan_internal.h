@@ -59,8 +59,7 @@ enum slot_state {
     IN_BACKOFF,
     IN_ACCEPTED,
     IN_MERGING,
-    IN_RESTORING,
-    IN_ADVANCING
+    IN_RESTORING
 };
 
 struct plan_slot { /* a fragment at a site */

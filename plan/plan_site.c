@@ -157,13 +157,7 @@ static void check_rounds(struct plan *plan, struct site_now *site) {
             continue;
         }
         if (message_under_way(plan, site)) return; /* asked again when it is in the ledger */
-        uint64_t replica = stream_version(plan, site);
-        if ((double)plan_staleness_of(plan, fragment, slot->base, replica) >
-            plan->topology->run.staleness_cap) {
-            slot->state = IN_ADVANCING;
-            at_next_step(plan, site, EV_REBASE, fragment, true);
-            continue;
-        }
+        slot->base = stream_version(plan, site);   /* it has followed: node/node_rounds.c */
         slot->state = IN_SNAPSHOT;
         slot->sequence++;
         at_next_step(plan, site, EV_SNAPSHOT, fragment, true);
@@ -435,7 +429,7 @@ static void fails(struct plan *plan, struct site_now *site, double length) {
         struct plan_slot *slot = &site->slots[fragment];
         slot->attempts = 0;
         if (slot->state == IN_SNAPSHOT || slot->state == IN_ENCODING ||
-            slot->state == IN_RESTORING || slot->state == IN_ADVANCING) {
+            slot->state == IN_RESTORING) {
             slot->state = IN_TRAINING;
             slot->sequence++;
         } else if (slot->state == IN_MERGING) {
@@ -593,7 +587,6 @@ static void slot_event(struct plan *plan, struct site_now *site, const struct pl
         } else if (event->kind == EV_SNAPSHOT) {
             if (slot->state == IN_SNAPSHOT) snapshotted(plan, site, event->fragment);
         } else {
-            if (slot->state == IN_ADVANCING) slot->base = stream_version(plan, site);
             rebased(plan, site, event->fragment);
         }
         break;

@@ -232,6 +232,7 @@ static enum status site_convert(const Atoll__V1__SiteStatus *from, struct site_s
         .norm = from->norm,
         .clip = from->clip,
         .weight = from->weight,
+        .age = from->age,
         .scale = from->scale,
         .tokens_uncounted = from->tokens_uncounted,
         .device = from->device,
@@ -276,6 +277,7 @@ static void site_pack(const struct site_status *site, struct site_packing *out) 
     message->norm = site->norm;
     message->clip = site->clip;
     message->weight = site->weight;
+    message->age = site->age;
     message->scale = site->scale;
     message->tokens_uncounted = site->tokens_uncounted;
     message->device = wire_text_clean(site->device, WIRE_DEVICE_LIMIT, out->device);

@@ -439,7 +439,8 @@ struct site_status {
     uint32_t copies;           /* processes that were cut because the site ran twice */
     uint64_t copy_ms_ago;      /* the last of them */
     double norm, clip, weight; /* of its last contribution; clip 0: none came yet */
-    float scale;               /* of its last part of a step; 0: none yet */
+    uint64_t age; /* of that: versions from its oldest inner step to its entry in the ledger */
+    float scale;  /* of its last part of a step; 0: none yet */
     uint64_t tokens_uncounted; /* told, and beyond what counts for now */
     const char *device;
     const char *software;

@@ -168,6 +168,7 @@ static void take_contribution(struct check *check, const struct ledger_entry *en
                                           .sequence = c.sequence,
                                           .norm = c.norm,
                                           .limit = norm_limit(check, c.fragment)};
+    memcpy(record->digest, digest, DIGEST_SIZE);
     note_norm(check, &c, entry->time_ms);
     world->tally.contributions++;
 }
@@ -204,6 +205,7 @@ static void take_part(struct check *check, const struct ledger_entry *entry,
                    llu(entry->step.version), llu(part->index));
     check_influence(check, entry, part, merged);
     merged->merged = true;
+    merged->version = entry->step.version;
     check->merged[merged->site]++;
 }
 

@@ -22,6 +22,9 @@
  *   I9  training waits for no merge while overlap is on
  *   mass  0.95*e + delta == q + e' at each encoding, refusals put q back, crashes lose nothing; a
  *         delta starts at its header's base
+ *   follow  theta_local and theta_s are their base and the site's own steps beyond it, whatever was
+ *           followed, and no round is trained on a base that lacks what the replica has
+ *           (sim/site_progress.c)
  */
 #ifndef SIM_CHECK_H
 #define SIM_CHECK_H
@@ -83,6 +86,15 @@ void check_payload_there(struct check *check, const char *who, const struct disk
 void check_backed_up(struct check *check, uint32_t process);
 void check_put_back(struct check *check, uint32_t process);
 void check_wiped(struct check *check, uint32_t process);
+/* The fragment's base in the replica is that of the version. */
+void check_base(struct check *check, const char *who, const struct replica *replica,
+                uint32_t fragment, uint64_t version);
+/* The fragment has other parameters at one version than at the other. */
+bool check_differ(const struct check *check, uint32_t fragment, uint64_t one, uint64_t other);
+/* The site's base follows to that version while its message is in flight: no step up to there may
+ * have merged it. */
+void check_follows(struct check *check, const char *who,
+                   const uint8_t header[static CONTRIBUTION_HEADER_SIZE], uint64_t version);
 void check_waits(struct check *check, const char *who, bool overlap, bool waits_for_merge);
 
 /* --- looking --- */

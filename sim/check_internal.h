@@ -18,6 +18,8 @@ struct check_contribution { /* of a ledger entry; site 0: it is something else *
     /* limit: what its norm is scaled down to, before the weight; infinity: none */
     double norm, limit;
     bool merged, dropped;
+    uint64_t version; /* of the step that merged it */
+    uint8_t digest[DIGEST_SIZE];
 };
 
 struct check_acknowledged {

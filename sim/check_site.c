@@ -155,19 +155,50 @@ static void compare(struct check *check, uint32_t process, const float *got, con
     }
 }
 
+void check_base(struct check *check, const char *who, const struct replica *replica,
+                uint32_t fragment, uint64_t version) {
+    struct check_piece piece = piece_of(check, fragment);
+    uint8_t digest[DIGEST_SIZE];
+    digest_sha256(replica->base + piece.start, (size_t)piece.count * sizeof(float), digest);
+    if (version > check->model.version ||
+        memcmp(digest, check->versions[version].fragments[fragment], DIGEST_SIZE) != 0)
+        world_fail(check->world, "base", "%s: its base of fragment %u is not that of version %llu",
+                   who, fragment, llu(version));
+}
+
+void check_follows(struct check *check, const char *who,
+                   const uint8_t header[static CONTRIBUTION_HEADER_SIZE], uint64_t version) {
+    uint8_t digest[DIGEST_SIZE];
+    contribution_digest(header, digest);
+    for (uint64_t i = check->size; i-- > 0;) {
+        const struct check_contribution *sent = &check->entries[i];
+        if (memcmp(sent->digest, digest, DIGEST_SIZE) != 0) continue;
+        if (sent->merged && sent->version <= version)
+            world_fail(
+                check->world, "follow",
+                "%s follows to version %llu with sequence %llu in flight, which version %llu "
+                "has: it counts twice",
+                who, llu(version), llu(sent->sequence), llu(sent->version));
+        return;
+    }
+}
+
+bool check_differ(const struct check *check, uint32_t fragment, uint64_t one, uint64_t other) {
+    return MAX(one, other) <= check->model.version &&
+           memcmp(check->versions[one].fragments[fragment],
+                  check->versions[other].fragments[fragment], DIGEST_SIZE) != 0;
+}
+
 void check_before_encode(struct check *check, uint32_t process, const struct replica *replica,
                          uint32_t fragment, const struct contribution *contribution) {
     struct check_mass *mass = &check->mass[process];
     struct check_piece piece = piece_of(check, fragment);
-    uint8_t digest[DIGEST_SIZE];
-    digest_sha256(replica->base + piece.start, (size_t)piece.count * sizeof(float), digest);
-    uint64_t base = contribution->base_version;
-    if (base > check->model.version ||
-        memcmp(digest, check->versions[base].fragments[fragment], DIGEST_SIZE) != 0)
-        world_fail(
-            check->world, "base",
-            "%s: its delta of fragment %u does not start at version %llu, as its header says",
-            check->world->processes[process].name, fragment, llu(base));
+    check_base(check, check->world->processes[process].name, replica, fragment,
+               contribution->base_version);
+    if (contribution->began_version > contribution->base_version)
+        world_fail(check->world, "base",
+                   "%s: its oldest step began at version %llu, after its base",
+                   check->world->processes[process].name, llu(contribution->began_version));
     if (is_sparse(check))
         compare(check, process, replica->feedback, mass->feedback, piece,
                 "the error feedback before encoding");

@@ -229,9 +229,9 @@ const struct mutant mutants[] = {
      "!MUTATED(\"norm_limit_forgotten\")) REFUSE"},
     /* --- the site --- */
     {"rebase_forgotten", "a merge is told without having been done", "node/training_marks.c",
-     "    replica_rebase(replica, fragment, local, kept_after(replica, why));",
+     "    replica_rebase(replica, fragment, local,",
      "    if (!MUTATED(\"rebase_forgotten\") || why != MOVE_MERGED) replica_rebase(replica, "
-     "fragment, local, kept_after(replica, why));"},
+     "fragment, local,"},
     {"pruned_by_digest", "a merged payload is deleted although another contribution has the same "
      "bytes", "node/claims.c",
      "        if (claims_list_has(claims, &list, ended->items[i])) continue;",
@@ -344,6 +344,66 @@ const struct mutant mutants[] = {
      "    if (event->status != OK && event->applied.lost) {",
      "    if (event->status != OK && event->applied.lost && !MUTATED(\"damaged_payload_halts\")) "
      "{"},
+    /* --- following --- */
+    {"follow_leaves_theta_s", "what is followed goes to theta_local alone, not to a message in "
+     "flight", "node/replica.c",
+     "    if (in_flight) elementwise_rebase(", "    if (in_flight && "
+     "!MUTATED(\"follow_leaves_theta_s\")) elementwise_rebase("},
+    {"follow_in_name", "the base's version moves, and nothing else", "node/replica.c",
+     "    replica_rebase(replica, fragment, local, REBASE_KEEP);",
+     "    if (MUTATED(\"follow_in_name\")) replica->base_version[fragment] = "
+     "replica->next_version[fragment];\n"
+     "    else replica_rebase(replica, fragment, local, REBASE_KEEP);"},
+    {"follow_of_the_next", "a version that is still being applied is followed",
+     "node/node_rounds.c",
+     "    bool applies = state->applying && !state->lost;",
+     "    bool applies = state->applying && !state->lost && !MUTATED(\"follow_of_the_next\");"},
+    {"follow_past_the_ledger", "a loaded snapshot is followed before the ledger says what it has",
+     "node/node_rounds.c",
+     "           run_state_version(state->run) == state->replica_version;",
+     "           (run_state_version(state->run) == state->replica_version || "
+     "MUTATED(\"follow_past_the_ledger\"));"},
+    {"never_follows", "a site stands on its own merges", "node/node_rounds.c",
+     "        if (!may_advance(slot)) continue;",
+     "        if (!may_advance(slot) || MUTATED(\"never_follows\")) continue;"},
+    {"follow_while_encoding", "the base moves while a delta is made from it",
+     "node/node_rounds.c",
+     "slot->phase == SLOT_TRAINING || slot->phase == SLOT_UPLOADING ||",
+     "slot->phase == SLOT_TRAINING || (slot->phase == SLOT_ENCODING && "
+     "MUTATED(\"follow_while_encoding\")) || slot->phase == SLOT_UPLOADING ||"},
+    {"orders_overtake", "a second order to move is given while the first is under way",
+     "node/node_rounds.c",
+     "    if (slot->moving) { MARK(\"slot: an order waits until the base has moved\");",
+     "    if (slot->moving && !MUTATED(\"orders_overtake\")) { MARK(\"slot: an order waits until "
+     "the base has moved\");"},
+    {"loads_while_encoding", "a snapshot of the run is loaded while a delta is made",
+     "node/node_link.c",
+     "    if (state->fetch_owed && node_rounds_at_rest(state)) {",
+     "    if (state->fetch_owed && (node_rounds_at_rest(state) || "
+     "MUTATED(\"loads_while_encoding\"))) {"},
+    {"baseless_follows", "a message whose base is gone follows from anywhere",
+     "node/node_rounds.c",
+     "    return !slot->moving && !slot->baseless &&",
+     "    return !slot->moving && (!slot->baseless || MUTATED(\"baseless_follows\")) &&"},
+    {"capture_ahead", "a capture in the middle of a move names the version that it goes to",
+     "node/training_marks.c",
+     "        capture->fragment[i].base_version = replica->base_version[i];",
+     "        capture->fragment[i].base_version = MUTATED(\"capture_ahead\") ? "
+     "replica->next_version[i] : replica->base_version[i];"},
+    {"replay_past_the_base", "a restart takes the base of a message in flight from where the "
+     "replay ends", "node/restore.c",
+     "round->base_version != global->version) continue;",
+     "(MUTATED(\"replay_past_the_base\") ? round->base_version > global->version : "
+     "round->base_version != global->version)) continue;"},
+    {"base_of_the_record", "a restart takes a base that has moved for the one that was signed",
+     "node/restore.c",
+     "        kept ? r->checkpoint->fragment[fragment].base_version : round->base_version;",
+     "        kept && !MUTATED(\"base_of_the_record\") ? "
+     "r->checkpoint->fragment[fragment].base_version : round->base_version;"},
+    {"follow_forgets_its_own", "the step with a part of ours is followed, not merged",
+     "node/training_marks.c",
+     "why == MOVE_MERGED ? REBASE_SENT :",
+     "why == MOVE_MERGED ? (MUTATED(\"follow_forgets_its_own\") ? REBASE_KEEP : REBASE_SENT) :"},
     /* --- the codec and the model --- */
     {"decay_forgotten", "old feedback is not decayed", "codec/codec.c",
      "x[i] = CODEC_FEEDBACK_DECAY * e[i] + x[i];", "x[i] = (MUTATED(\"decay_forgotten\") ? 1.0f "

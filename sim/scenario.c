@@ -181,6 +181,7 @@ void scenario_draw(struct scenario *s, struct world *world, uint32_t sites) {
     s->chunk_limit = (uint32_t)world_between(world, 64, 8192);
     s->nominal_payload = s->parameters * sizeof(float) / world_between(world, 1, 12);
     s->stop_at_end = world_chance(world, 0.3);
+    s->follow_interval = world_chance(world, 0.7) ? 1 : (uint32_t)world_between(world, 2, 12);
 }
 
 void scenario_describe(const struct scenario *s, char *out, size_t size) {

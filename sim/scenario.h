@@ -22,6 +22,7 @@ struct scenario {
     uint32_t sites, spares; /* of the spares the admin invites one now and then */
     struct site_scenario site[SITES_MOST + SPARE_SITES + 1]; /* by process number */
     bool overlap;
+    uint32_t follow_interval;
     uint64_t pace; /* training, timers and faults are so many times slower than at 1, the network is
                       not: a round of 1 to 100 s */
     uint64_t commit_us, apply_us, check_us, worker_us; /* means */

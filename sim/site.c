@@ -191,9 +191,8 @@ static bool site_receipt_is_late(const struct simulated_site *site, struct bytes
            epoch < run_state_epoch(node_state_run(site->state));
 }
 
-static const char *const slot_names[] = {"training",  "snapshot",  "encoding",
-                                         "uploading", "backoff",   "accepted",
-                                         "merging",   "restoring", "advancing"};
+static const char *const slot_names[] = {"training", "snapshot", "encoding", "uploading",
+                                         "backoff",  "accepted", "merging",  "restoring"};
 
 static void step(struct simulated_site *site, const struct node_event *event) {
     if (!site->running || process_is_doomed(site->world, site->setup.process)) return;
@@ -357,6 +356,7 @@ static enum status restore(struct simulated_site *site, struct restored *restore
     for (uint32_t f = 0; f < site->replica.fragments; f++) {
         site->marks[f] = restored->fragment[f];
         site->trained[f] = trained_of(site, f);
+        site_progress_restored(site, f);
     }
     return OK;
 }
@@ -366,6 +366,7 @@ static void create_state(struct simulated_site *site, const struct restored *res
     struct node_options options = {.site = site->number,
                                    .seed = random_hash(site->world->seed, site->world->now),
                                    .overlap = scenario->overlap,
+                                   .follow_interval = scenario->follow_interval,
                                    .heartbeat_ms = scenario->heartbeat_ms,
                                    .backoff_ms = 100,
                                    .backoff_limit_ms = 3000 * MIN(scenario->pace, 8u),

@@ -187,7 +187,7 @@ static bool bend_header(struct simulated_site *site, enum byzantine_site kind,
         if (world_luck(world, 0.5))
             c->reserved = 1;
         else
-            c->reserved2 = 1;
+            c->began_version = c->base_version + 1;
         return true;
     case BYZANTINE_NO_PAYLOAD: c->payload_size = 0; return true;
     case BYZANTINE_HUGE_PAYLOAD:

@@ -10,12 +10,14 @@ void site_disk_init(struct simulated_site *site) {
     disk_init(&site->copy.disk, site->world, site->setup.process);
     journal_records_init(&site->records, site->world, site->setup.process);
     journal_records_init(&site->copy.records, site->world, site->setup.process);
+    site_progress_init(site);
 }
 
 void site_disk_deinit(struct simulated_site *site) {
     journal_records_deinit(&site->records);
     journal_records_deinit(&site->copy.records);
     buffer_deinit(&site->download);
+    site_progress_deinit(site);
     disk_deinit(&site->disk);
     disk_deinit(&site->copy.disk);
 }
@@ -29,6 +31,7 @@ void site_back_up(struct simulated_site *site) {
     copy->disk.damaged_entry = site->disk.damaged_entry;
     journal_records_copy(&copy->records, &site->records);
     memcpy(copy->books, site->books, sizeof copy->books);
+    site_progress_copy(site, false);
     copy->payloads_had = site->payloads_had;
     check_backed_up(site->setup.check, site->setup.process);
 }
@@ -39,6 +42,7 @@ bool site_put_back(struct simulated_site *site) {
     disk_copy(&site->disk, &copy->disk);
     journal_records_copy(&site->records, &copy->records);
     memcpy(site->books, copy->books, sizeof site->books);
+    site_progress_copy(site, true);
     site->payloads_had = copy->payloads_had;
     site->download.size = 0;
     site->records.damaged = DAMAGE_NONE;

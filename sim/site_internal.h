@@ -1,6 +1,6 @@
 /* The inside of the simulated site: site.c (life, the core's events and actions), site_trainer.c,
- * site_keeper.c (the keeper's queue, and the books around it), site_disk.c, site_link.c (the
- * network), site_byzantine.c (bad manners). */
+ * site_keeper.c (the keeper's queue, and the books around it), site_progress.c (the books of its
+ * own progress), site_disk.c, site_link.c (the network), site_byzantine.c (bad manners). */
 #ifndef SIM_SITE_INTERNAL_H
 #define SIM_SITE_INTERNAL_H
 
@@ -22,6 +22,16 @@ struct trained {
 /* The same of a round's record, with it on the disk. */
 struct round_books {
     int64_t steps_in_snapshot, steps_sent, steps_in_feedback;
+};
+
+/* Of theta_local and theta_s, by value: how far the site's own steps took them from their base
+ * (site_progress.c). [parameters] each. */
+struct site_progress {
+    double *local, *snapshot;
+    double *kept_local, *kept_snapshot; /* as the checkpoint has it */
+    double *sent, *copied_sent;         /* of the last record's theta_s, and of the disk's copy's */
+    bool baseless[FRAGMENTS_LIMIT], kept_baseless[FRAGMENTS_LIMIT];
+    uint64_t lacking[FRAGMENTS_LIMIT]; /* inner steps on a base that lacks what the replica has */
 };
 
 /* A copy of what a site has on its disk. */
@@ -96,12 +106,14 @@ struct simulated_site {
     struct training_mark marks[FRAGMENTS_LIMIT];
     /* kept: as the checkpoint has it */
     struct trained trained[FRAGMENTS_LIMIT], kept[FRAGMENTS_LIMIT];
+    struct site_progress own;
     uint64_t capture_at;
     bool capture_out, capture_wanted; /* one is not on the disk yet; another one after it */
 
     struct keeper_job **jobs; /* [job_count] */
     size_t job_count;
     bool working;
+    bool full;            /* a job waits for room on the disk */
     uint64_t loaded_from; /* the checker's: what payloads_had will be at the next checkpoint */
 
     enum downlink_phase down;
@@ -131,6 +143,22 @@ void site_request(struct simulated_site *site, struct request request);
 MUST_USE enum status site_trainer_load(struct simulated_site *site, struct bytes state,
                                        struct error *error);
 void site_trainer_clear(struct simulated_site *site);
+
+/* site_progress.c */
+void site_progress_init(struct simulated_site *site);
+void site_progress_deinit(struct simulated_site *site);
+void site_progress_clear(struct simulated_site *site);
+/* theta_local's coordinate was changed by an inner step; after a whole step. */
+void site_progress_changed(struct simulated_site *site, uint64_t at, float before);
+void site_progress_step(struct simulated_site *site);
+void site_progress_snapshot(struct simulated_site *site, uint32_t fragment);
+void site_progress_spooled(struct simulated_site *site, uint32_t fragment);
+void site_progress_moved(struct simulated_site *site, uint32_t fragment, enum training_move why);
+void site_progress_save(const struct simulated_site *site, struct buffer *out);
+void site_progress_load(struct simulated_site *site, struct reader *reader);
+void site_progress_restored(struct simulated_site *site, uint32_t fragment);
+/* The books of the disk go to its copy, or back. */
+void site_progress_copy(struct simulated_site *site, bool back);
 
 /* site_keeper.c */
 /* once replica and journal are there */

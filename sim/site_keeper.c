@@ -77,6 +77,7 @@ static void after_encode(struct simulated_site *site, const struct keeper_job *j
     if (!job->written) return;
     site->books[job->fragment] =
         (struct round_books){.steps_in_snapshot = trained->snapshot, .steps_sent = trained->sent};
+    site_progress_spooled(site, job->fragment);
     check_spooled(site->setup.check, site->setup.process, job->fragment,
                   buffer_bytes(&job->payload));
 }
@@ -159,6 +160,7 @@ static void on_job(void *context, struct event *event) {
     struct keeper_job *job = site->jobs[0];
     (void)event;
     enum keeper_outcome outcome = keep(site, job);
+    site->full = outcome == KEEPER_FULL;
     if (outcome == KEEPER_FULL) { /* what comes after it waits */
         world_post(site->world, FULL_RETRY_MS * MS, site->setup.process, on_job, site, NULL);
         return;
@@ -197,6 +199,7 @@ void site_keeper_clear(struct simulated_site *site) {
     free(site->jobs);
     site->jobs = NULL;
     site->job_count = 0;
+    site->full = false;
     site->working = false;
     keeper_destroy(site->keeper);
     site->keeper = NULL;

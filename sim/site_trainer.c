@@ -17,7 +17,9 @@ static void inner_step(struct simulated_site *site) {
         uint64_t mixed = random_hash(site->setup.process, at);
         float target = (float)(int32_t)(mixed & 0xffff) * 0x1p-15f - 1.0f;
         float noise = (float)(int32_t)(random_hash(site->trainer_steps, at) & 0xff) * 0x1p-14f;
+        float before = site->local[at];
         site->local[at] += 0.05f * (target - site->local[at]) + noise;
+        site_progress_changed(site, at, before);
     }
 }
 
@@ -35,6 +37,8 @@ static void save(const struct simulated_site *site, bool all, struct buffer *out
     if (!all) return;
     buffer_append(out, site->local, (size_t)site->replica.parameters * sizeof(float));
     buffer_append(out, site->trained, site->replica.fragments * sizeof site->trained[0]);
+    buffer_append(out, site->own.baseless, sizeof site->own.baseless);
+    site_progress_save(site, out);
 }
 
 enum status site_trainer_load(struct simulated_site *site, struct bytes state,
@@ -47,6 +51,8 @@ enum status site_trainer_load(struct simulated_site *site, struct bytes state,
         struct bytes trained = reader_take(&reader, site->replica.fragments * sizeof site->kept[0]);
         if (!reader.failed) memcpy(site->local, local.data, local.size);
         if (!reader.failed) memcpy(site->kept, trained.data, trained.size);
+        reader_copy(&reader, site->own.kept_baseless, sizeof site->own.kept_baseless);
+        site_progress_load(site, &reader);
     }
     return reader.failed || reader_left(&reader) > 0
                ? error_set(error, CORRUPT, "a trainer's state of %zu bytes", state.size)
@@ -73,6 +79,7 @@ static void snapshot_now(struct simulated_site *site, const struct request *requ
                            request->sequence, site->local);
     site->trained[request->fragment].snapshot = site->trained[request->fragment].local;
     site->trained[request->fragment].round = 0;
+    site_progress_snapshot(site, request->fragment);
     /* as the daemon: with one fragment alone */
     if (site->replica.fragments == 1) save(site, false, &job.bytes);
     site_job(site, &job); /* first, so that the encoding finds it */
@@ -80,6 +87,7 @@ static void snapshot_now(struct simulated_site *site, const struct request *requ
         .kind = NODE_SNAPSHOTTED, .fragment = request->fragment, .sequence = request->sequence};
     event.snapshotted.steps = site->steps;
     event.snapshotted.tokens = site->tokens;
+    event.snapshotted.began = site->marks[request->fragment].progress.began_in_flight;
     site_tell(site, FROM_TRAINER, &event);
 }
 
@@ -89,6 +97,7 @@ static void rebase_now(struct simulated_site *site, const struct request *reques
     training_mark_rebase(&site->marks[request->fragment], &site->replica, request->fragment,
                          request->sequence, request->why, site->local);
     if (sent) site->trained[request->fragment].local -= site->trained[request->fragment].snapshot;
+    site_progress_moved(site, request->fragment, request->why);
     site_job(site, &(struct keeper_job){.kind = KEEPER_REBASED,
                                         .fragment = request->fragment,
                                         .sequence = request->sequence,
@@ -104,10 +113,12 @@ static void on_inner_step(void *context, struct event *event) {
     site->trainer_steps++;
     site->tokens += TOKENS_A_STEP;
     for (uint32_t f = 0; f < site->replica.fragments; f++) {
-        round_progress_step(&site->marks[f].progress, TOKENS_A_STEP, 2.0);
+        round_progress_step(&site->marks[f].progress, TOKENS_A_STEP, 2.0,
+                            site->replica.base_version[f]);
         site->trained[f].local++;
         site->trained[f].round++;
     }
+    site_progress_step(site);
     struct node_event progress = {.kind = NODE_PROGRESS};
     progress.progress.steps = site->steps;
     progress.progress.tokens = site->tokens;
@@ -156,4 +167,5 @@ void site_trainer_clear(struct simulated_site *site) {
     memset(site->marks, 0, sizeof site->marks);
     memset(site->trained, 0, sizeof site->trained);
     memset(site->kept, 0, sizeof site->kept);
+    site_progress_clear(site);
 }

@@ -228,7 +228,9 @@ static void change_base(struct contribution *c, struct shell *s) { (void)s, c->b
 static void change_root(struct contribution *c, struct shell *s) { (void)s, c->base_root[5] ^= 1; }
 static void change_steps(struct contribution *c, struct shell *s) { (void)s, c->inner_steps = 0; }
 static void change_reserved(struct contribution *c, struct shell *s) { (void)s, c->reserved = 1; }
-static void change_reserved2(struct contribution *c, struct shell *s) { (void)s, c->reserved2 = 1; }
+static void change_began(struct contribution *c, struct shell *s) {
+    (void)s, c->began_version = c->base_version + 1;
+}
 static void change_tokens(struct contribution *c, struct shell *s) {
     (void)s, c->tokens = TOKENS_LIMIT + 1;
 }
@@ -273,7 +275,7 @@ static const struct change changes[] = {
     {REFUSED_SIGNATURE, change_key_id},    {REFUSED_MALFORMED, change_sequence},
     {REFUSED_BASE, change_base},           {REFUSED_BASE, change_root},
     {REFUSED_MALFORMED, change_steps},     {REFUSED_MALFORMED, change_reserved},
-    {REFUSED_MALFORMED, change_reserved2}, {REFUSED_MALFORMED, change_tokens},
+    {REFUSED_MALFORMED, change_began},     {REFUSED_MALFORMED, change_tokens},
     {REFUSED_NONFINITE, change_loss},      {REFUSED_MALFORMED, change_share},
     {REFUSED_NONFINITE, change_share_nan}, {REFUSED_NONFINITE, change_norm},
     {REFUSED_MALFORMED, change_norm_sign}, {REFUSED_LAYOUT, change_layout},

@@ -51,8 +51,9 @@ static struct bytes floats(const struct crashed *crashed, const float *values) {
     return bytes_of(values, crashed->site.count * sizeof *values);
 }
 
-/* A checkpoint after `steps` inner steps more, of version 0. */
-static void checkpoint(struct crashed *crashed, unsigned steps, uint64_t over, uint64_t in_flight) {
+/* A checkpoint after `steps` inner steps more, of version 0, its base of another. */
+static void checkpoint_on(struct crashed *crashed, unsigned steps, uint64_t over,
+                          uint64_t in_flight, uint64_t base_version) {
     struct error error = {0};
     struct buffer global = {0}, trainer = {0};
     fixture_train(&crashed->site, steps);
@@ -65,6 +66,7 @@ static void checkpoint(struct crashed *crashed, unsigned steps, uint64_t over, u
                                         .trainer_steps = crashed->counters.steps,
                                         .fragments = 1};
     state_root(crashed->site.replica.global.theta, crashed->site.count, record.root);
+    record.fragment[0].base_version = base_version;
     record.fragment[0].over = over;
     record.fragment[0].in_flight = in_flight;
     record.fragment[0].progress = counted;
@@ -79,6 +81,10 @@ static void checkpoint(struct crashed *crashed, unsigned steps, uint64_t over, u
     CHECK_OK(journal_checkpoint_write(crashed->journal, &record, &contents, &error));
     buffer_deinit(&global);
     buffer_deinit(&trainer);
+}
+
+static void checkpoint(struct crashed *crashed, unsigned steps, uint64_t over, uint64_t in_flight) {
+    checkpoint_on(crashed, steps, over, in_flight, 0);
 }
 
 /* A round's record after `steps` inner steps more. Its payload is the delta `base - theta_s`,
@@ -207,9 +213,11 @@ TEST(a_message_in_flight_older_than_the_checkpoint_goes_on_from_the_checkpoint) 
     struct crashed crashed;
     begin(&crashed, OUTER_DENSE);
     record_round(&crashed, 2, 4);
-    checkpoint(&crashed, 2, 3, 4);
+    checkpoint_on(&crashed, 2, 3, 4, 9); /* its message has followed from 5 to 9 */
     struct restored restored = restart(&crashed);
     CHECK_EQUAL(restored.spooled_count, 1);
+    CHECK_EQUAL(restored.spooled[0].base_version, 9);
+    CHECK(!restored.spooled[0].baseless);
     CHECK_EQUAL(restored.spooled[0].sequence, 4);
     CHECK_MEMORY(restored.spooled[0].header, crashed.header, sizeof crashed.header);
     CHECK_EQUAL(restored.spooled[0].accepted.size, 0);
@@ -217,7 +225,7 @@ TEST(a_message_in_flight_older_than_the_checkpoint_goes_on_from_the_checkpoint) 
     check_same(&crashed, local_of(&crashed), crashed.local);
     check_same(&crashed, crashed.site.replica.snapshot, crashed.snapshot);
     check_same(&crashed, crashed.site.replica.base, crashed.base);
-    CHECK_EQUAL(crashed.site.replica.base_version[0], 5);
+    CHECK_EQUAL(crashed.site.replica.base_version[0], 9);
     end(&crashed);
 }
 
@@ -232,6 +240,22 @@ TEST(a_message_in_flight_younger_than_the_checkpoint_goes_on_from_theta_s) {
     check_same(&crashed, local_of(&crashed), crashed.theta_s);
     check_same(&crashed, crashed.site.replica.snapshot, crashed.theta_s);
     check_same(&crashed, crashed.site.replica.feedback, crashed.feedback);
+    CHECK_EQUAL(restored.spooled[0].base_version, 5);
+    CHECK(
+        restored.spooled[0].baseless); /* its base, 5, is neither in the checkpoint nor replayed */
+    end(&crashed);
+}
+
+TEST(the_base_of_such_a_message_is_the_checkpoints_where_that_was_of_its_version) {
+    struct crashed crashed;
+    begin(&crashed, OUTER_SPARSE);
+    checkpoint_on(&crashed, 2, 3, 0, 5);
+    record_round(&crashed, 2, 4);
+    struct restored restored = restart(&crashed);
+    check_same(&crashed, local_of(&crashed), crashed.theta_s);
+    check_same(&crashed, crashed.site.replica.base, crashed.base);
+    CHECK_EQUAL(restored.spooled[0].base_version, 5);
+    CHECK(!restored.spooled[0].baseless);
     end(&crashed);
 }
 

@@ -15,13 +15,15 @@ struct started {
 
 /* Site 1 at a start, with what the fixture's ledger holds and its message `sequence` of the
  * fragment, which is entry `index`. */
-static struct started *site_open(struct fixture *f, bool overlap, uint32_t fragment,
-                                 uint64_t sequence, uint64_t index) {
+static struct started *site_open_with(struct fixture *f, bool overlap, uint32_t fragment,
+                                      uint64_t sequence, uint64_t index, uint32_t interval,
+                                      bool baseless) {
     struct started *site = xcalloc(1, sizeof *site);
     struct node_options options = {.site = 1,
                                    .seed = 1,
                                    .last_sequence = sequence,
                                    .overlap = overlap,
+                                   .follow_interval = interval,
                                    .heartbeat_ms = 1000,
                                    .backoff_ms = 100,
                                    .backoff_limit_ms = 1000,
@@ -35,11 +37,22 @@ static struct started *site_open(struct fixture *f, bool overlap, uint32_t fragm
         CHECK_OK(node_state_restore(site->state, buffer_bytes(&f->entries[i]), &error));
     struct ledger_entry entry;
     CHECK_OK(ledger_entry_decode(buffer_bytes(&f->entries[index]), &entry, &error));
-    struct node_spooled spooled = {.fragment = fragment, .sequence = sequence};
+    struct node_spooled spooled = {
+        .fragment = fragment, .sequence = sequence, .baseless = baseless};
     memcpy(spooled.header, entry.contribution.header, sizeof spooled.header);
     memcpy(spooled.signature, entry.contribution.signature, sizeof spooled.signature);
     node_state_start(site->state, run_state_version(f->run), &spooled, 1, site->now, &site->out);
     return site;
+}
+
+static struct started *site_open_following(struct fixture *f, bool overlap, uint32_t fragment,
+                                           uint64_t sequence, uint64_t index, uint32_t interval) {
+    return site_open_with(f, overlap, fragment, sequence, index, interval, false);
+}
+
+static struct started *site_open(struct fixture *f, bool overlap, uint32_t fragment,
+                                 uint64_t sequence, uint64_t index) {
+    return site_open_following(f, overlap, fragment, sequence, index, 1);
 }
 
 static void site_close(struct started *site) {
@@ -239,6 +252,139 @@ TEST(a_contribution_that_is_dropped_gives_its_mass_back_and_anothers_does_not) {
     struct node_event restored = {.kind = NODE_REBASED, .fragment = 0, .sequence = 1};
     step(site, &restored);
     /* the next message has what this one had */
+    CHECK_EQUAL(node_state_slot(site->state, 0), SLOT_TRAINING);
+    site_close(site);
+}
+
+/* ---- following ------------------------------------------------------------------------------- */
+
+/* The fixture's newest entry is a step: it comes, and the worker applies it. */
+static void step_comes(struct started *site) {
+    uint64_t made = site->f->entry_count - 1;
+    struct ledger_entry entry;
+    struct error error = {0};
+    entry_comes(site, made);
+    CHECK_EQUAL(count(site, NODE_DO_APPLY), 1);
+    CHECK(!find(site, NODE_DO_ADVANCE)); /* the worker is in the middle of it */
+    CHECK_OK(ledger_entry_decode(buffer_bytes(&site->f->entries[made]), &entry, &error));
+    struct node_event applied = {.kind = NODE_APPLIED, .status = OK};
+    memcpy(applied.applied.root, entry.step.root, DIGEST_SIZE);
+    applied.applied.version = entry.step.version;
+    step(site, &applied);
+    CHECK(!find(site, NODE_DO_HALT));
+}
+
+static void moved(struct started *site, uint32_t fragment, uint64_t version) {
+    struct node_event event = {.kind = NODE_REBASED, .fragment = fragment};
+    event.rebased.base_version = version;
+    step(site, &event);
+}
+
+TEST(a_step_without_a_part_of_ours_is_followed_and_the_one_with_it_waits_for_that_move) {
+    struct fixture *f = fixture_open(ALONE, 4096);
+    fixture_sites(f, 2);
+    fixture_contribute(f, 2, 0, 0, 1);
+    uint64_t own = fixture_contribute(f, 1, 0, 0, 1);
+    struct started *site = site_open(f, true, 0, 1, own);
+    progress(site, 1);
+    fixture_step(f, 0, 1); /* theirs alone */
+    step_comes(site);
+    CHECK_EQUAL(count(site, NODE_DO_ADVANCE), 1);
+    CHECK_EQUAL(find(site, NODE_DO_ADVANCE)->sequence, 0); /* no message is over */
+    CHECK_EQUAL(node_state_slot(site->state, 0), SLOT_ACCEPTED);
+    progress(site, 2);
+    CHECK(!find(site, NODE_DO_ADVANCE)); /* one at a time */
+    fixture_step(f, 0, 1);               /* ours */
+    step_comes(site);
+    CHECK_EQUAL(node_state_slot(site->state, 0), SLOT_MERGING);
+    CHECK(!find(site, NODE_DO_REBASE) && !find(site, NODE_DO_ADVANCE));
+    moved(site, 0, 1);
+    CHECK_EQUAL(count(site, NODE_DO_REBASE), 1);
+    CHECK_EQUAL(find(site, NODE_DO_REBASE)->sequence, 1);
+    moved(site, 0, 2);
+    CHECK_EQUAL(node_state_slot(site->state, 0), SLOT_TRAINING);
+    CHECK(!find(site, NODE_DO_ADVANCE));               /* that was the newest */
+    CHECK_EQUAL(node_state_staleness(site->state), 1); /* of the base that was signed */
+    site_close(site);
+}
+
+TEST(versions_that_come_faster_than_the_interval_are_followed_in_one_move) {
+    struct fixture *f = fixture_open(ALONE, 4096);
+    fixture_sites(f, 3);
+    fixture_contribute(f, 2, 0, 0, 1);
+    fixture_contribute(f, 3, 0, 0, 1);
+    uint64_t own = fixture_contribute(f, 1, 0, 0, 1);
+    struct started *site = site_open_following(f, true, 0, 1, own, 5);
+    progress(site, 4);
+    for (int i = 0; i < 2; i++) {
+        fixture_step(f, 0, 1);
+        step_comes(site);
+        CHECK(!find(site, NODE_DO_ADVANCE));
+    }
+    progress(site, 5);
+    CHECK_EQUAL(count(site, NODE_DO_ADVANCE), 1);
+    moved(site, 0, 2);
+    progress(site, 10);
+    CHECK(!find(site, NODE_DO_ADVANCE)); /* nothing new */
+    site_close(site);
+}
+
+TEST(with_overlap_off_a_site_that_waits_follows_at_once) {
+    struct fixture *f = fixture_open(ALONE, 4096);
+    fixture_sites(f, 2);
+    fixture_contribute(f, 2, 0, 0, 1);
+    uint64_t own = fixture_contribute(f, 1, 0, 0, 1);
+    struct started *site = site_open_following(f, false, 0, 1, own, 1000);
+    CHECK_EQUAL(find(site, NODE_DO_TRAIN)->wait, NODE_WAIT_MERGE);
+    fixture_step(f, 0, 1);
+    step_comes(site);
+    CHECK_EQUAL(count(site, NODE_DO_ADVANCE), 1);
+    site_close(site);
+}
+
+TEST(nothing_is_followed_while_a_delta_is_made) {
+    struct fixture *f = fixture_open("fragments: 2\n" ALONE, 2 * 4096);
+    fixture_sites(f, 2);
+    uint64_t own = fixture_contribute(f, 1, 1, 0, 1);
+    fixture_contribute(f, 2, 0, 0, 1);
+    struct started *site = site_open(f, true, 1, 1, own);
+    progress(site, 10);
+    CHECK_EQUAL(count(site, NODE_DO_SNAPSHOT), 1);
+    uint64_t sequence = find(site, NODE_DO_SNAPSHOT)->sequence;
+    fixture_step(f, 0, 1);
+    step_comes(site);
+    CHECK(!find(site, NODE_DO_ADVANCE));
+    struct node_event event = {.kind = NODE_SNAPSHOTTED, .sequence = sequence};
+    event.snapshotted.steps = 11;
+    event.snapshotted.tokens = 11 * 64;
+    step(site, &event);
+    CHECK_EQUAL(count(site, NODE_DO_ENCODE), 1);
+    CHECK(!find(site, NODE_DO_ADVANCE));
+    struct contribution made = find(site, NODE_DO_ENCODE)->contribution;
+    CHECK_EQUAL(made.base_version, 0);
+    made.payload_size = 1;
+    event = (struct node_event){.kind = NODE_ENCODED, .sequence = sequence};
+    contribution_encode(&made, event.encoded.header);
+    step(site, &event);
+    CHECK_EQUAL(count(site, NODE_DO_ADVANCE), 1);
+    CHECK_EQUAL(find(site, NODE_DO_ADVANCE)->fragment, 0);
+    site_close(site);
+}
+
+TEST(a_message_whose_base_did_not_come_back_follows_nothing_until_its_merge) {
+    struct fixture *f = fixture_open(ALONE, 4096);
+    fixture_sites(f, 2);
+    fixture_contribute(f, 2, 0, 0, 1);
+    uint64_t own = fixture_contribute(f, 1, 0, 0, 1);
+    struct started *site = site_open_with(f, true, 0, 1, own, 1, true);
+    fixture_step(f, 0, 1);
+    step_comes(site);
+    progress(site, 3);
+    CHECK(!find(site, NODE_DO_ADVANCE));
+    fixture_step(f, 0, 1);
+    step_comes(site);
+    CHECK_EQUAL(count(site, NODE_DO_REBASE), 1);
+    moved(site, 0, 2);
     CHECK_EQUAL(node_state_slot(site->state, 0), SLOT_TRAINING);
     site_close(site);
 }

@@ -27,8 +27,10 @@ static void on_progress(void *context, uint64_t steps, uint64_t tokens, double l
 }
 
 static void on_snapshotted(void *context, uint32_t fragment, uint64_t sequence, uint64_t steps,
-                           uint64_t tokens, uint64_t trainer_steps, struct buffer *optimizer) {
+                           uint64_t tokens, uint64_t began, uint64_t trainer_steps,
+                           struct buffer *optimizer) {
     struct seen *seen = context;
+    CHECK_EQUAL(began, 0);
     CHECK_EQUAL(fragment, 0);
     CHECK_EQUAL(sequence, 7);
     CHECK_EQUAL(steps, trainer_steps);
@@ -195,7 +197,10 @@ static void check_rebase(enum outer_mode mode, enum training_move why, bool from
     training_rebase(seen->training, 0, 7, why); /* done though training is off */
     wait_for(&seen->rebases, 1);
     const float *next = seen->site.replica.global.theta;
+    bool follows = why == MOVE_ADVANCED;
     for (size_t i = 0; i < seen->site.count; i++) {
+        float moved = next[i] + (seen->at_snapshot[i] - base[i]);
+        CHECK(seen->site.replica.snapshot[i] == (follows ? moved : seen->at_snapshot[i]));
         float from = from_base ? base[i] : seen->at_snapshot[i];
         CHECK(seen->at_rebase[i] == next[i] + (before[i] - from));
         CHECK(seen->site.replica.base[i] == next[i]);
@@ -214,7 +219,7 @@ TEST(a_refusal_in_sparse_mode_keeps_progress_since_the_snapshot) {
 TEST(a_refusal_in_dense_mode_keeps_progress_since_the_base) {
     check_rebase(OUTER_DENSE, MOVE_REFUSED, true);
 }
-TEST(a_base_that_moves_forward_keeps_progress_since_the_base) {
+TEST(a_base_that_follows_keeps_progress_and_takes_a_message_in_flight_with_it) {
     check_rebase(OUTER_SPARSE, MOVE_ADVANCED, true);
 }
 

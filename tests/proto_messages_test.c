@@ -376,6 +376,7 @@ TEST(the_sites_of_an_admin_reply_arrive_whole) {
     CHECK_NEAR(site->clip, 0.25, 0);
     CHECK_NEAR(site->scale, 0.125, 0);
     CHECK_NEAR(site->weight, 1.75, 0);
+    CHECK_EQUAL(site->age, 54);
     CHECK_EQUAL(site->tokens_uncounted, 49);
     CHECK_TEXT(message.sites[1].name, "us-é");
     CHECK(message.sites[1].last_seen_ms_ago == UINT64_MAX && !message.sites[1].connected &&

@@ -90,7 +90,7 @@ vectors = {
                           lost=lost((2, 15)), last_seen_ms_ago=16, device='cpu',
                           software='atoll-node 0.1.0', inner_steps=19, copies=44, copy_ms_ago=45,
                           norm=46.5, clip=0.25, scale=0.125, tokens_uncounted=49, weight=1.75,
-                          presence=2),
+                          presence=2, age=54),
             pb.SiteStatus(site=4, name='us-é', last_seen_ms_ago=U64)], next_site=5,
                                  invitation_secret=pattern(23, 24), head=pattern(24, 160),
                                  value=36,

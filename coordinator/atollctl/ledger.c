@@ -188,6 +188,8 @@ static void entry_json(uint64_t index, const struct ledger_entry *entry,
         json_u64(writer, contribution->fragment);
         json_key(writer, "base_version");
         json_u64(writer, contribution->base_version);
+        json_key(writer, "began_version");
+        json_u64(writer, contribution->began_version);
         json_key(writer, "inner_steps");
         json_u64(writer, contribution->inner_steps);
         json_key(writer, "tokens");

@@ -245,12 +245,12 @@ static void site_text(const struct site_status *site) {
     char up[HUMAN_SIZE], down[HUMAN_SIZE], rate[HUMAN_SIZE], loss[16] = "-";
     char norm[16], clip[16], weight[16], scale[16];
     if (!isnan(site->loss)) snprintf(loss, sizeof loss, "%.3f", (double)site->loss);
-    printf("%4u  %-16s %-9s %7llu %5u %7s %9s %6llu %9s %9s %5.1f%% %9s %6s %6s %6s  %s\n",
+    printf("%4u  %-16s %-9s %7llu %5u %4llu %7s %9s %6llu %9s %9s %5.1f%% %9s %6s %6s %6s  %s\n",
            site->site, site->name, standing_name(site), (unsigned long long)site->version,
-           site->staleness, loss, human_count(site->tokens_per_second, rate),
-           (unsigned long long)site->contributions, human_bytes(site->bytes_up, up),
-           human_bytes(site->bytes_down, down), 100 * busy_share(site),
-           number_text(site->clip > 0, site->norm, norm),
+           site->staleness, (unsigned long long)site->age, loss,
+           human_count(site->tokens_per_second, rate), (unsigned long long)site->contributions,
+           human_bytes(site->bytes_up, up), human_bytes(site->bytes_down, down),
+           100 * busy_share(site), number_text(site->clip > 0, site->norm, norm),
            number_text(site->clip > 0, site->clip, clip),
            number_text(site->weight > 0, site->weight, weight),
            number_text(site->scale > 0, (double)site->scale, scale), site->device);
@@ -267,6 +267,16 @@ static void site_text(const struct site_status *site) {
            "--restored\n",
            site->copies, site->copies > 1 ? "es" : "", site->copies > 1 ? "were" : "was",
            human_duration(site->copy_ms_ago, up));
+}
+
+static void site_lost_json(const struct site_status *site, struct json_writer *writer) {
+    json_key(writer, "lost_ms");
+    json_begin_object(writer);
+    for (unsigned cause = 0; cause < LOST_CAUSE_COUNT; cause++) {
+        json_key(writer, lost_cause_name(cause));
+        json_u64(writer, site->lost_ms[cause]);
+    }
+    json_end_object(writer);
 }
 
 static void site_json(const struct site_status *site, struct json_writer *writer) {
@@ -297,6 +307,8 @@ static void site_json(const struct site_status *site, struct json_writer *writer
     json_f64(writer, site->norm);
     json_key(writer, "clip");
     json_f64(writer, site->clip);
+    json_key(writer, "age");
+    json_u64(writer, site->age);
     json_key(writer, "weight");
     json_f64(writer, site->weight);
     json_key(writer, "scale");
@@ -313,13 +325,7 @@ static void site_json(const struct site_status *site, struct json_writer *writer
     json_u64(writer, site->bytes_down);
     json_key(writer, "busy_share");
     json_f64(writer, busy_share(site));
-    json_key(writer, "lost_ms");
-    json_begin_object(writer);
-    for (unsigned cause = 0; cause < LOST_CAUSE_COUNT; cause++) {
-        json_key(writer, lost_cause_name(cause));
-        json_u64(writer, site->lost_ms[cause]);
-    }
-    json_end_object(writer);
+    site_lost_json(site, writer);
     json_key(writer, "copies_cut");
     json_u64(writer, site->copies);
     json_key(writer, "copy_cut_ms_ago");
@@ -369,8 +375,8 @@ static int site_list(struct options *options, void *values) {
     if (json)
         json_begin_array(&writer);
     else
-        printf("site  %-16s %-9s %7s %5s %7s %9s %6s %9s %9s %6s %9s %6s %6s %6s  %s\n", "name",
-               "state", "version", "stale", "loss", "tokens/s", "sent", "up", "down", "busy",
+        printf("site  %-16s %-9s %7s %5s %4s %7s %9s %6s %9s %9s %6s %9s %6s %6s %6s  %s\n", "name",
+               "state", "version", "stale", "age", "loss", "tokens/s", "sent", "up", "down", "busy",
                "norm", "clip", "weight", "scale", "device");
     while (status == OK && first != 0)
         status = list_page(settings, &first, json ? &writer : NULL, &error);

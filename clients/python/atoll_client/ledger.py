@@ -94,6 +94,8 @@ class Ledger:
             raise Untrue(f"{what}: made for another run, manifest or layout")
         if site.revoked or c.epoch != self.epoch or c.base_version > self.version:
             raise Untrue(f"{what}: of a revoked site, another epoch, or a version to come")
+        if c.began_version > c.base_version:
+            raise Untrue(f"{what}: its oldest step began after its base")
         if c.sequence <= site.last_sequence or c.previous != site.last_digest:
             raise Untrue(f"{what}: sequence {c.sequence} does not follow {site.last_sequence}")
         site.last_sequence, site.last_digest = c.sequence, sha256(entry.header)

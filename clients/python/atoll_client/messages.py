@@ -340,7 +340,9 @@ SITE_STATUS = Message("SiteStatus", """
     23 double clip
     24 float scale
     25 uint tokens_uncounted
-    26 double weight""", LOST=LOST_TIME)
+    26 double weight
+    27 uint presence
+    28 uint age""", LOST=LOST_TIME)
 INVITATION_STATUS = Message("InvitationStatus", """
     1 text name
     2 uint made_ms

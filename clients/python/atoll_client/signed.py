@@ -94,7 +94,7 @@ class Contribution:
     previous: bytes = ZERO
     signed_at_ms: int = 0
     manifest_digest: bytes = ZERO
-    reserved2: int = 0
+    began_version: int = 0
 
     def pack(self):
         return HEADER.pack(*dataclasses.astuple(self))
@@ -107,7 +107,7 @@ class Contribution:
         for value in (self.loss, self.compute_share, self.norm):
             if not math.isfinite(value) or math.copysign(1, value) < 0:
                 raise Untrue("a contribution's header: a number is not finite, or below 0")
-        if self.reserved or self.reserved2:
+        if self.reserved:
             raise Untrue("a contribution's header: a reserved field is not zero")
         return self
 
