@@ -27,9 +27,9 @@
  *
  *     rate(H) = H / 50, at most 0.4, at least 0.1
  *
- * Measured with 0.12 M parameters, K = 4, asynchronous, 0.5 M tokens, held-out nats: H = 8 at
- * 0.16 / 0.23 / 0.7: 2.61 / 2.60 / 3.18; H = 15 at 0.3 / 0.44 / 0.7: 2.51 / 2.74 / 2.94; H = 30 at 0.25 /
- * 0.4 / 0.7: 2.57 / 2.51 / 2.69. Synchronous, H = 15, at 0.3 / 0.44: 2.50 / 2.62.
+ * Measured with 0.12 M parameters, K = 4, asynchronous, 0.5 M tokens, held-out nats:
+ * H = 8 at 0.16 / 0.23 / 0.7: 2.61 / 2.60 / 3.18; H = 15 at 0.3 / 0.44 / 0.7: 2.51 / 2.74 / 2.94;
+ * H = 30 at 0.25 / 0.4 / 0.7: 2.57 / 2.51 / 2.69. Synchronous, H = 15, at 0.3 / 0.44: 2.50 / 2.62.
  *
  * Sparse mode's is 1. Products and quotients of doubles, each rounded once: the same bits on every
  * machine. The factor goes into the scale of the parts (fed/scale.h), so that the ledger says what

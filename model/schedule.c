@@ -6,7 +6,6 @@
 #include <math.h>
 #include <string.h>
 
-
 enum status schedule_check(const struct schedule *schedule, struct error *error) {
     if ((unsigned)schedule->shape > SCHEDULE_LINEAR)
         return error_set(error, INVALID, "schedule shape %d", (int)schedule->shape);
