@@ -4,7 +4,6 @@
 
 #include <string.h>
 
-
 static bool is_off(const struct json_value *value) {
     return value->type == JSON_NULL || (value->type == JSON_BOOL && !value->boolean) ||
            ((value->type == JSON_ARRAY || value->type == JSON_OBJECT) && value->count == 0) ||
