@@ -173,10 +173,18 @@ static enum status truth_entry(void *context, uint64_t index, struct buffer *out
     return OK;
 }
 
+static const struct disk_blob *find_spoiled(const struct disk *disk,
+                                            const uint8_t digest[static DIGEST_SIZE]) {
+    for (size_t i = 0; i < disk->spoiled_count; i++)
+        if (digest_equal(disk->spoiled[i].digest, digest)) return &disk->spoiled[i];
+    return NULL;
+}
+
 static enum status truth_payload(void *context, const uint8_t digest[DIGEST_SIZE], uint64_t size,
                                  struct buffer *out, struct error *error) {
     const struct disk_blob *blob = find(context, digest);
     size_t before = out->size;
+    if (!blob) blob = find_spoiled(context, digest);
     if (!blob) return source_payload(context, digest, size, out, error);
     buffer_append(out, blob->bytes.data, blob->bytes.size);
     out->data[before + blob->flipped_at] ^= blob->flipped;

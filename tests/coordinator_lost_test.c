@@ -2,7 +2,7 @@
  * and a model that is behind. */
 #include "tests/coordinator_fixture.h"
 
-#define PAIR "merge: {quorum: 1, grace: 0ms, warmup_steps: 0}\n"
+#define PAIR "merge: {quorum: 1, grace: 0ms, warmup_steps: 0, away_after: forever}\n"
 
 /* The step under way cannot read the payload of its first part. */
 static struct lost_payload lose(struct shell *s) {

@@ -385,12 +385,13 @@ TEST(the_golden_sparse_run_has_its_committed_root) {
                     NULL /* sparse messages may be packed otherwise and mean the same */);
 }
 TEST(the_golden_dense_int8_run_has_its_committed_root) {
-    golden_scenario("outer: {mode: dense, period: 3}\n" GOLDEN_CLIP,
+    golden_scenario("outer: {mode: dense, period: 3, learning_rate: 0.7}\n" GOLDEN_CLIP,
                     "cfb11df1549e0a07365c2b6cb452266d6a132b30bdc9635f89789b56ea1f7492",
-                    "cb48c5882861f09d780e60dc43eb7b07a33cd7f865c875a00329f49a38f4858a");
+                    "0b10755ad999013c95c8947b8d947fbd8d0c3fb6ccd55ab3c31a64295a3a7602");
 }
 TEST(the_golden_dense_fp4_run_has_its_committed_root) {
-    golden_scenario("outer: {mode: dense, period: 3}\ncodec.kind: fp4\nfragments: 3\n" GOLDEN_CLIP,
+    golden_scenario("outer: {mode: dense, period: 3, learning_rate: 0.7}\ncodec.kind: "
+                    "fp4\nfragments: 3\n" GOLDEN_CLIP,
                     "2c6726f8545352def731ad61b860d83ee2bc2e01f4a7560a0579d7015b14ac40",
-                    "cc2feb83994ca38342ffd16845020bf44456fbca5da8e5249def7bc01d865d81");
+                    "05e91854b35a06d429bc3912daffe2a1670bfe4efaf31dae883dc26ff947e140");
 }

@@ -264,7 +264,8 @@ HEARTBEAT_REQUEST = Message("HeartbeatRequest", """
     20 bytes last_root
     21 fixed64 instance
     22 uint turn
-    23 uint time_ms""", LOST=LOST_TIME)
+    23 uint time_ms
+    24 bool leaving""", LOST=LOST_TIME)
 HEARTBEAT_REPLY = Message("HeartbeatReply", """
     1 uint code
     2 text message
@@ -276,7 +277,8 @@ HEARTBEAT_REPLY = Message("HeartbeatReply", """
     8 uint sites_present
     9 uint turn
     10 uint copies
-    11 uint* wanted""")
+    11 uint* wanted
+    12 bool has_left""")
 
 ADMIN_REQUEST = Message("AdminRequest", """
     1 uint protocol
@@ -285,7 +287,9 @@ ADMIN_REQUEST = Message("AdminRequest", """
     4 text reason
     5 uint value
     6 uint expires_ms
-    7 uint first_site""")
+    7 uint first_site
+    8 text key
+    9 text rule_value""")
 RUN_STATUS = Message("RunStatus", """
     1 bytes run_id
     2 text name
@@ -311,7 +315,8 @@ RUN_STATUS = Message("RunStatus", """
     22 text waits
     23 uint sites_twice
     24 sint clock_ahead_ms
-    25 uint weights""", COUNT=Message("CodeCount", """
+    25 uint weights
+    26 uint sites_present""", COUNT=Message("CodeCount", """
     1 uint code
     2 uint count"""))
 SITE_STATUS = Message("SiteStatus", """
@@ -358,4 +363,5 @@ ADMIN_REPLY = Message("AdminReply", """
     7 bytes head
     8 uint value
     9 text address
-    10 INVITATION* invitations""", INVITATION=INVITATION_STATUS, RUN=RUN_STATUS, SITE=SITE_STATUS)
+    10 INVITATION* invitations
+    11 bytes rules""", INVITATION=INVITATION_STATUS, RUN=RUN_STATUS, SITE=SITE_STATUS)
