@@ -133,7 +133,6 @@ static const char *make_room(struct coordinator_state *state, uint32_t site,
     MARK("upload: all places are taken");
     struct admitted *other = gives_way(state, own);
     if (!other) return "as many uploads as the coordinator takes at once are under way";
-    MARK("upload: who has most gives way");
     if (other->call)
         uploads_refuse(state, other->call, REFUSED_BUSY,
                        "a site with fewer uploads under way needs the place: this goes on later",

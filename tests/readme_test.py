@@ -206,6 +206,12 @@ def writes(reader, line):
     assert reader.run(line).startswith("It was ")
 
 
+def leave(reader, line):
+    reader.run(line)
+    reader.end("site", signal_number=None)  # it has ended by itself
+    go_on(reader, "atoll-node run --dir site")
+
+
 def answers(*parts):
     def run(reader, line):
         said = reader.run(line)
@@ -278,12 +284,15 @@ STEPS = {  # in the pages' order
     "atoll-node run --dir site": go_on,
     "atoll-node status --dir site": status,
     'atoll-node generate --dir site --prompt "It was "': writes,
+    "atoll-node leave --dir site": leave,
     "ctl site invitations": answers("eu-north", "used"),
     "ctl site invite --withdraw eu-south": withdraw,
     "ctl run status": answers("tides", "version"),
     "ctl site list": answers("eu-north"),
     'ctl run pause --reason "moving racks"': pause_and_resume,
     'ctl site revoke --name eu-north --reason "key lost"': revoke,
+    "ctl run rules": answers("merge.quorum"),
+    'ctl run set merge.quorum 3 --reason "two more sites"': answers("merge.quorum"),
     'ctl run stop --reason "done"': answers("stopped"),
     "atollctl model export --dir /srv/atoll/run --output model": answers("exported"),
     "atollctl ledger verify --dir /srv/atoll/run": answers("verified", "state root"),

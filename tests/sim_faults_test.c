@@ -122,7 +122,7 @@ TEST_WITHIN(a_receipt_before_the_entry_is_durable_is_found, 200000) {
     check_found("receipt_before_commit", "I1");
 }
 TEST_WITHIN(a_rebase_that_was_not_done_is_found, 200000) {
-    check_found("rebase_forgotten", "base");
+    check_found("rebase_forgotten", "follow");
 }
 TEST_WITHIN(a_refused_messages_mass_that_is_lost_is_found, 200000) {
     check_found("residual_dropped", "mass");

@@ -35,6 +35,8 @@ Admin invite           U  P  P  ok ok                       - - - - -  P  P  P  
 Admin revoke           U  P  P  not_found not_found         - - - - -  P  P  P  P  P  P
 Admin sites            U  P  P  ok ok                       - - - - -  P  P  P  P  P  P
 Admin set_inner_steps  U  P  P  ok ok                       - - - - -  P  P  P  P  P  P
+Admin set_rule         U  P  P  ok ok                       - - - - -  P  P  P  P  P  P
+Admin rules            U  P  P  ok ok                       - - - - -  P  P  P  P  P  P
 Admin snapshot         U  P  P  ok ok                       - - - - -  P  P  P  P  P  P
 Admin invitations      U  P  P  ok ok                       - - - - -  P  P  P  P  P  P
 Admin uninvite         U  P  P  not_found not_found         - - - - -  P  P  P  P  P  P
@@ -162,6 +164,7 @@ class Scene:
         fields = {"invite": dict(site_name=f"by-{self.tokens}", expires_ms=1 << 50),
                   "revoke": dict(site_name="nobody"), "uninvite": dict(site_name="nobody"),
                   "set_inner_steps": dict(value=3),
+                  "set_rule": dict(key="merge.quorum", rule_value="1", reason="a test"),
                   "unknown": {}}.get(verb, {})
         if verb == "resume":
             self.admin(self.root, "pause")
