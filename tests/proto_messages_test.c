@@ -666,6 +666,7 @@ TEST(the_largest_of_the_others_fit_their_budgets) {
     heartbeat.protocol = 65535;
     heartbeat.tokens_per_second = heartbeat.steps_per_second = 1e15;
     heartbeat.device = heartbeat.software = text;
+    heartbeat.leaving = true; /* 0xFF is no bool */
     THERE(heartbeat_request, &heartbeat, &got_heartbeat);
     CHECK(got_heartbeat.lost_ms[LOST_OTHER] == UINT64_MAX);
     struct admin_request admin = {.protocol = 65535,
