@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/ending.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
@@ -20,6 +21,7 @@ enum {
     JOIN_TIMEOUT_MS = 30000,
     JOIN_RETRY_MS = 500,
     JOIN_PAUSE_LIMIT_MS = 5000,
+    STOP_LIMIT_S = 30,
     CLOCK_APART_MS = 5 * 60 * 1000
 };
 
@@ -107,9 +109,13 @@ static enum status call(const struct join_setup *setup, bool look,
                                           .proxy = setup->proxy,
                                           .root_ca = (const char *)ca_pem.data,
                                           .server_name = COORDINATOR_NAME};
+    /* where the system gives no more threads the library may never answer */
+    ending_limit(2 * JOIN_TIMEOUT_MS / 1000 + STOP_LIMIT_S, EXIT_FAILURE,
+                 "waiting for the coordinator");
     if (status == OK) status = rpc_channel_open(&options, &channel, error);
     if (status == OK) status = ask(channel, buffer_bytes(&request), raw, error);
     rpc_channel_close(channel);
+    ending_limit(0, 0, NULL);
     struct frame frame;
     if (status == OK) status = frame_split(buffer_bytes(raw), &frame, error);
     if (status == OK) status = join_reply_decode(frame, arena, reply, error);

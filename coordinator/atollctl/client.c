@@ -93,6 +93,9 @@ static enum status exchange(const struct ctl_settings *settings,
                                           .server_name = "atoll-coordinator",
                                           .max_message_size = FRAME_LIMIT};
     TRY(rpc_environment_open(error));
+    /* where the system gives no more threads the library may never answer */
+    ending_limit((unsigned)(2 * settings->timeout_ms / 1000) + STOP_LIMIT_S, EXIT_FAILED,
+                 "waiting for the coordinator");
     enum status status = rpc_channel_open(&options, &channel, error);
     if (status == OK) status = ask(channel, settings->timeout_ms, request, arena, out, error);
     ending_limit(STOP_LIMIT_S, EXIT_FAILED, "closing the network");
