@@ -88,11 +88,13 @@ class Honest:
         assert other.number > 0
 
     def join(self, token):
-        """As a newcomer does among too many strangers: again (docs/protocol.md)."""
-        limit = time.monotonic() + SECONDS
+        """As a newcomer does among too many strangers: again (docs/protocol.md), with the same key,
+        as the call before may have enrolled it and its answer been lost."""
+        from atoll_client import identity
+        limit, key = time.monotonic() + SECONDS, identity.new_key()
         while True:
             try:
-                return self.client.join(self.run.address, token, timeout=SECONDS)
+                return self.client.join(self.run.address, token, key, timeout=SECONDS)
             except grpc.RpcError as error:
                 if (error.code() not in (grpc.StatusCode.RESOURCE_EXHAUSTED,
                                          grpc.StatusCode.UNAVAILABLE) or
