@@ -172,12 +172,19 @@ static bool any_merged(const struct coordinator_state *state) {
     return false;
 }
 
+/* It is there again, and entries name it: what the transfer that brought it comes to is no matter. */
+static void found(struct coordinator_state *state, const struct contribution *contribution,
+                  struct coordinator_actions *out) {
+    state_act(out, DO_KEEP, 0)->contribution = *contribution;
+    for (struct lost *same; (same = lost_like(state, contribution)) != NULL;) forget(state, same);
+}
+
 /* Entries may share bytes. Who brings them now is told when it has. */
 void lost_found(struct coordinator_state *state, const struct contribution *contribution,
                 struct coordinator_actions *out) {
     struct lost *lost = lost_like(state, contribution);
     if (!lost || lost->call) return;
-    while ((lost = lost_like(state, contribution)) != NULL) forget(state, lost);
+    found(state, contribution, out);
     if (state->behind && !any_merged(state)) lost_catch_up(state, out);
 }
 
@@ -192,8 +199,7 @@ bool lost_supply_uploaded(struct coordinator_state *state, const struct coordina
     }
     MARK("lost: obtained again");
     struct contribution contribution = lost->payload.contribution;
-    /* entries may share bytes */
-    for (struct lost *same; (same = lost_like(state, &contribution)) != NULL;) forget(state, same);
+    found(state, &contribution, out); /* entries may share bytes */
     thank(state, event->call, "thank you", out);
     if (state->behind && !any_merged(state)) lost_catch_up(state, out);
     return true;

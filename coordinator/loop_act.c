@@ -182,6 +182,12 @@ static void act_check(struct loop *loop, const struct coordinator_action *action
     intake_post(loop->options.intake, &message);
 }
 
+static void keep_payload(struct loop *loop, const struct contribution *contribution) {
+    struct intake_message message = {.kind = INTAKE_KEEP};
+    memcpy(message.keep.digest, contribution->payload_digest, DIGEST_SIZE);
+    intake_post(loop->options.intake, &message);
+}
+
 static void act_drop(struct loop *loop, const struct coordinator_action *action) {
     struct call *call = calls_find(loop->options.calls, action->call);
     if (!call) return;
@@ -222,6 +228,7 @@ static void act(struct loop *loop, const struct coordinator_action *action) {
     case DO_RECEIPT: act_receipt(loop, action); break;
     case DO_DROP: act_drop(loop, action); break;
     case DO_CHECK: act_check(loop, action); break;
+    case DO_KEEP: keep_payload(loop, &action->contribution); break;
     case DO_COMMIT:
         ledger_queue_add(loop->options.ledger, action->commit, action->first_index,
                          buffer_bytes(&action->bytes));
@@ -262,9 +269,7 @@ static void log_entry(struct loop *loop, const struct coordinator_action *action
         if (contribution_decode(bytes_of(entry.contribution.header, CONTRIBUTION_HEADER_SIZE),
                                 &contribution, NULL) != OK)
             return;
-        struct intake_message message = {.kind = INTAKE_KEEP};
-        memcpy(message.keep.digest, contribution.payload_digest, DIGEST_SIZE);
-        intake_post(loop->options.intake, &message);
+        keep_payload(loop, &contribution);
         log_info("contribution_accepted",
                  "site=%u sequence=%llu fragment=%u base=%llu loss=%.4f size=%llu",
                  contribution.site, (unsigned long long)contribution.sequence,

@@ -272,6 +272,7 @@ static const char *const action_names[] = {[DO_ADMIT] = "admit",
                                            [DO_REFUSE] = "refuse",
                                            [DO_RECEIPT] = "receipt",
                                            [DO_DROP] = "drop",
+                                           [DO_KEEP] = "keep",
                                            [DO_CHECK] = "check",
                                            [DO_COMMIT] = "commit",
                                            [DO_PUBLISH] = "publish",
@@ -327,6 +328,9 @@ static void perform(struct coordinator *coordinator, const struct coordinator_ac
         reply.kind = MESSAGE_RECEIPT;
         buffer_append(&reply.bytes, action->bytes.data, action->bytes.size);
         coordinator_answer(coordinator, action->call, &reply);
+        break;
+    case DO_KEEP:
+        transfers_keep(coordinator->transfers, action->contribution.payload_digest);
         break;
     case DO_DROP: {
         struct simulated_call *call = coordinator_call(coordinator, action->call);

@@ -130,6 +130,7 @@ TEST(what_is_brought_is_judged_by_who_brings_it_and_by_its_header) {
     shell_wait(s, 120000);                        /* nor is it given up while it comes */
     CHECK(!shell_find(s, DO_COMMIT));
     shell_uploaded(s, second, ACCEPTED);
+    CHECK(shell_find(s, DO_KEEP)); /* else the transfer that brought it may delete it later */
     CHECK(shell_find(s, DO_APPLY));
     CHECK(!run_state_dropped(shell_run(s), lost.index));
     shell_applied(s);
