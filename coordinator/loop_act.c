@@ -182,7 +182,7 @@ static void act_check(struct loop *loop, const struct coordinator_action *action
     intake_post(loop->options.intake, &message);
 }
 
-static void keep_payload(struct loop *loop, const struct contribution *contribution) {
+static void keep_named(struct loop *loop, const struct contribution *contribution) {
     struct intake_message message = {.kind = INTAKE_KEEP};
     memcpy(message.keep.digest, contribution->payload_digest, DIGEST_SIZE);
     intake_post(loop->options.intake, &message);
@@ -228,7 +228,7 @@ static void act(struct loop *loop, const struct coordinator_action *action) {
     case DO_RECEIPT: act_receipt(loop, action); break;
     case DO_DROP: act_drop(loop, action); break;
     case DO_CHECK: act_check(loop, action); break;
-    case DO_KEEP: keep_payload(loop, &action->contribution); break;
+    case DO_KEEP: keep_named(loop, &action->contribution); break;
     case DO_COMMIT:
         ledger_queue_add(loop->options.ledger, action->commit, action->first_index,
                          buffer_bytes(&action->bytes));
@@ -269,7 +269,7 @@ static void log_entry(struct loop *loop, const struct coordinator_action *action
         if (contribution_decode(bytes_of(entry.contribution.header, CONTRIBUTION_HEADER_SIZE),
                                 &contribution, NULL) != OK)
             return;
-        keep_payload(loop, &contribution);
+        keep_named(loop, &contribution);
         log_info("contribution_accepted",
                  "site=%u sequence=%llu fragment=%u base=%llu loss=%.4f size=%llu",
                  contribution.site, (unsigned long long)contribution.sequence,
