@@ -172,8 +172,7 @@ static bool any_merged(const struct coordinator_state *state) {
     return false;
 }
 
-/* It is there again, and entries name it: what becomes of the transfer that brought it is no matter.
- */
+/* It is there again, and entries name it, whatever becomes of the transfer that brought it. */
 static void found(struct coordinator_state *state, const struct contribution *contribution,
                   struct coordinator_actions *out) {
     state_act(out, DO_KEEP, 0)->contribution = *contribution;
