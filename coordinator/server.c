@@ -184,7 +184,7 @@ static enum status restore(struct server *server, struct error *error) {
         run_state_destroy(run);
         return status;
     }
-    server->manifest = *run_state_manifest(run);
+    server->manifest = *run_state_genesis(run); /* its digest is what a site compares */
     memcpy(server->run_id, run_state_run_id(run), RUN_ID_SIZE);
     server->parameters = run_state_parameters(run);
     uint64_t largest = fragment_largest(server->parameters, server->manifest.fragments);

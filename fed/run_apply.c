@@ -65,6 +65,7 @@ static enum status check_genesis(const struct ledger_entry *entry, struct error 
 
 static void commit_genesis(struct run_state *state, const struct ledger_entry *entry) {
     MUST(manifest_parse(entry->genesis.manifest, &state->manifest, NULL));
+    state->genesis = state->manifest;
     state->has_genesis = true;
     digest_sha256(entry->genesis.manifest.data, entry->genesis.manifest.size,
                   state->manifest_digest);
@@ -505,7 +506,8 @@ void run_commit(struct run_state *state, const struct ledger_entry *entry,
         state->phase = RUN_ACTIVE;
         if (entry->time_ms > state->paused_since_ms)
             state->paused_ms += entry->time_ms - state->paused_since_ms;
-        if (entry->note.token_budget) state->token_budget = entry->note.token_budget;
+        if (entry->note.token_budget)
+            state->token_budget = state->manifest.token_budget = entry->note.token_budget;
         memset(state->reason, 0, REASON_SIZE); /* it was the pause's, which is over */
         break;
     case LEDGER_STOPPED:

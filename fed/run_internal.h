@@ -73,7 +73,8 @@ struct run_state {
     uint64_t size;
     struct merkle *tree;
     bool has_genesis;
-    struct manifest manifest;
+    struct manifest manifest; /* as the rules have changed it */
+    struct manifest genesis;  /* as it began: what sites that join are given, and compare */
     uint8_t manifest_digest[DIGEST_SIZE], layout_digest[DIGEST_SIZE], initial_root[DIGEST_SIZE];
     uint8_t run_id[RUN_ID_SIZE], coordinator_key[PUBLIC_KEY_SIZE];
     uint64_t parameters;

@@ -38,6 +38,7 @@ bool run_state_has_genesis(const struct run_state *state) { return state->has_ge
 const struct manifest *run_state_manifest(const struct run_state *state) {
     return &state->manifest;
 }
+const struct manifest *run_state_genesis(const struct run_state *state) { return &state->genesis; }
 const uint8_t *run_state_manifest_digest(const struct run_state *state) {
     return state->manifest_digest;
 }

@@ -111,7 +111,9 @@ uint64_t run_state_size(const struct run_state *state); /* entries applied */
 const struct merkle *run_state_tree(const struct run_state *state);
 bool run_state_has_genesis(const struct run_state *state);
 /* The rules that hold now: the genesis entry's manifest with what RULE entries changed since. */
+/* As the rules have changed it since entry 0, and as it stands there. */
 const struct manifest *run_state_manifest(const struct run_state *state);
+const struct manifest *run_state_genesis(const struct run_state *state);
 const uint8_t *run_state_manifest_digest(const struct run_state *state); /* [DIGEST_SIZE] */
 const uint8_t *run_state_layout_digest(const struct run_state *state);   /* [DIGEST_SIZE] */
 const uint8_t *run_state_run_id(const struct run_state *state);          /* [RUN_ID_SIZE] */

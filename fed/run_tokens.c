@@ -9,7 +9,8 @@
  * A site's rate is of its own parts within about voice_age. The median is over sites that were
  * heard within voice_age, each with one voice, the lower of two middle values; where these are
  * fewer than three, over all that are members and ever told a rate, so nobody gains by the silence
- * of the others. Who was revoked or has left is not a member.
+ * of the others. Who was revoked or has left is not a member, but those that have left measure the
+ * last one that stays for a voice_age: else a liar's tokens would count once the others go home.
  *
  * Two sites have no majority: whatever their ratio, the fast one may be honest, or the slow one, or
  * neither. The faster one then counts for up to TOKEN_RATE_LIMIT_OF_TWO times the slower one. That
@@ -59,13 +60,29 @@ static uint32_t members_of(const struct run_state *state) {
     return count;
 }
 
-/* Tokens per millisecond, of the sites that were heard, or of all that ever told. */
-static struct voices voices_of(const struct run_state *state, uint64_t time_ms, bool heard) {
+/* By others that are members, or that have left and told a rate within voice_age. */
+static bool is_measured(const struct run_state *state, const struct site_slot *own,
+                        uint64_t time_ms) {
+    uint64_t age = state->manifest.admission.voice_age_ms;
+    for (uint32_t i = 0; i < state->site_count; i++) {
+        const struct site_slot *site = &state->sites[i];
+        bool speaks = !site->site.revoked && site->rate.ms > 0 &&
+                      voice_counts(site->site.last_time_ms, time_ms, age);
+        if (site != own && (is_member(site) || speaks)) return true;
+    }
+    return false;
+}
+
+/* Tokens per millisecond, of the sites that were heard, or of all that ever told; `left`: of those
+ * too that have left. */
+static struct voices voices_of(const struct run_state *state, uint64_t time_ms, bool heard,
+                               bool left) {
     uint64_t age = state->manifest.admission.voice_age_ms;
     struct voices voices = {.rates = xcalloc(state->site_count, sizeof voices.rates[0])};
     for (uint32_t i = 0; i < state->site_count; i++) {
         const struct site_slot *site = &state->sites[i];
-        if (!is_member(site) || site->rate.ms == 0 || site->rate.tokens == 0) continue;
+        if (site->site.revoked || (!left && !is_member(site))) continue;
+        if (site->rate.ms == 0 || site->rate.tokens == 0) continue;
         if (heard && !voice_counts(site->site.last_time_ms, time_ms, age)) continue;
         voices.rates[voices.count++] = (double)site->rate.tokens / (double)site->rate.ms;
     }
@@ -74,17 +91,23 @@ static struct voices voices_of(const struct run_state *state, uint64_t time_ms, 
 
 /* Tokens per millisecond that a site counts for, at most; 0: nobody can tell yet. */
 static double rate_limit(const struct run_state *state, uint64_t time_ms) {
-    struct voices voices = voices_of(state, time_ms, true);
+    struct voices voices = voices_of(state, time_ms, true, false);
+    uint32_t asked = members_of(state);
     if (voices.count < VOICES) {
         free(voices.rates);
-        voices = voices_of(state, time_ms, false);
+        voices = voices_of(state, time_ms, false, false);
+    }
+    if (asked < 2) { /* the last one is still measured by those that have left */
+        free(voices.rates);
+        voices = voices_of(state, time_ms, true, true);
+        asked = state->active_sites;
     }
     bool is_alone = voices.count == 1 &&
                     !voice_counts(state->began_ms, time_ms, state->manifest.admission.voice_age_ms);
     double limit = 0;
     if (voices.count >= 2 || is_alone)
         limit = lower_median(voices.rates, voices.count) *
-                (members_of(state) == 2 ? TOKEN_RATE_LIMIT_OF_TWO : TOKEN_RATE_LIMIT);
+                (asked == 2 ? TOKEN_RATE_LIMIT_OF_TWO : TOKEN_RATE_LIMIT);
     free(voices.rates);
     return limit;
 }
@@ -116,7 +139,7 @@ void run_count_tokens(struct run_state *state, struct site_slot *site, uint64_t 
                       uint64_t time_ms) {
     uint64_t now = run_active_ms(state, time_ms),
              told = add_saturated(site->site.uncounted, tokens), count = told;
-    if (members_of(state) > 1) {
+    if (is_measured(state, site, time_ms)) {
         double limit = rate_limit(state, time_ms);
         if (limit > 0) {
             count = MIN(told, most_of(limit * (double)since(now, site->rate.settled_ms)));

@@ -105,7 +105,7 @@ const struct mutant mutants[] = {
      "    return rates->count > 2 ? rates->second",
      "    return rates->count > 2 && !MUTATED(\"pace_of_one_voice\") ? rates->second"},
     {"tokens_as_told", "tokens count as they are told", "fed/run_tokens.c",
-     "    if (members_of(state) > 1) {", "    if (members_of(state) > 1 && "
+     "    if (is_measured(state, site, time_ms)) {", "    if (is_measured(state, site, time_ms) && "
      "!MUTATED(\"tokens_as_told\")) {"},
     {"step_tokens_unbounded", "a contribution may tell any number of tokens in a step",
      "fed/admission.c",

@@ -479,14 +479,17 @@ TEST(the_silence_of_the_others_lets_nobody_count_more) {
     fixture_close(f);
 }
 
-TEST(who_has_left_measures_nobody_any_more) {
+TEST(who_has_left_measures_the_last_one_for_a_voice_age_and_nobody_then) {
     struct fixture *f = fixture_open("", 5000);
     uint64_t told = two_sites_train(f, 4, 1000000, 1000);
     CHECK(run_state_site(f->run, 1)->uncounted > 0);
     away(f, LEDGER_SITE_LEFT, 2);
     contribute_tokens(f, 1, 40, 1000, FIXTURE_NOW + 600000);
+    CHECK(run_state_site(f->run, 1)->uncounted > 0);
+    fixture_step(f, 0, 1);
+    contribute_tokens(f, 1, 41, 1000, FIXTURE_NOW + 600000 + UINT64_C(2) * 86400000);
     CHECK_EQUAL(run_state_site(f->run, 1)->uncounted, 0);
-    CHECK_EQUAL(run_state_tokens(f->run), told + 1000 + run_state_site(f->run, 2)->counted);
+    CHECK_EQUAL(run_state_tokens(f->run), told + 2000 + run_state_site(f->run, 2)->counted);
     fixture_close(f);
 }
 

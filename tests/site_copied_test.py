@@ -208,5 +208,23 @@ def a_site_that_leaves_is_waited_for_no_more_and_counts_again_when_it_comes_back
     prove(federation)
 
 
+
+@test
+def who_joins_after_a_rule_and_a_restart_trains(directory):
+    """A joiner is given the manifest as the run began with it, which its ledger must show; rules
+    come to it as entries."""
+    federation = Federation(PROGRAMS, directory, manifest())
+    federation.start_coordinator()
+    one = federation.add_site("one", "--heartbeat-interval", "1s")
+    federation.until("contributions", lambda: len(one.receipts) >= 1, 60 * SLOWDOWN)
+    federation.ctl("run", "set", "merge.quorum", "2", "--reason", "another comes")
+    federation.ctl("run", "set-inner-steps", "7")
+    equal(federation.coordinator.end(60 * SLOWDOWN), 0, "the coordinator's exit code")
+    federation.start_coordinator()
+    two = federation.add_site("two", "--heartbeat-interval", "1s")
+    federation.until("the newcomer's contributions", lambda: len(two.receipts) >= 2, 60 * SLOWDOWN)
+    prove(federation)
+
+
 if __name__ == "__main__":
     sys.exit(main())
