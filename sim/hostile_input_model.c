@@ -424,7 +424,8 @@ void offer_submission(struct offer *offer) {
               "a payload that is too long is taken");
         run_state_destroy(before);
         const struct buffer *payload = disk_blob_find(offer->input->ledger, c.payload_digest);
-        if (!payload) continue;
+        if (!payload || !disk_blob_is_whole(offer->input->ledger, c.payload_digest))
+            continue; /* what is damaged may be bent back */
         struct buffer bent = {0};
         buffer_append(&bent, payload->data, payload->size);
         offer_bend(offer, &bent);
