@@ -6,11 +6,10 @@
  * as BACK once it is heard again, and as LEFT when it says that it goes. A site whose last word was
  * that it goes is not back by a message that was on its way: another process of it must come.
  *
- * A site's
- * speed is measured, not told: inner steps of accepted contributions over the time of this clock in
- * which it could train. A contribution carries all steps since the one before it, so the time
- * between the moments when two of them are first offered is the time that they took, whatever the
- * links did. Left out are the times in which it could not: pauses of the run; where it does not
+ * A site's speed is measured, not told: inner steps of accepted contributions over the time of this
+ * clock in which it could train. A contribution carries all steps since the one before it, so the
+ * time between the moments when two of them are first offered is the time that they took, whatever
+ * the links did. Left out are the times in which it could not: pauses of the run; where it does not
  * train while a contribution of its own is under way (overlap off), that too; and an interval in
  * which it was not present, for nobody knows what it did then.
  *
@@ -129,26 +128,49 @@ static void enter_presence(struct coordinator_state *state, enum ledger_kind kin
     state_append(state, &entry, ANSWER_NOBODY, 0, out);
 }
 
+/* The ledger is everybody's and for ever. Each AWAY, BACK and LEFT takes its site APART_MS, and so
+ * many may come at once: who comes and goes all the time gets an entry now and then. */
+enum { APART_MS = 10000, AT_ONCE = 4 };
+
+static uint64_t apart_ms(const struct coordinator_state *state) {
+    return MIN(run_state_manifest(state->run)->merge.away_after_ms / 4, (uint64_t)APART_MS);
+}
+
+static uint64_t may_enter_at(const struct coordinator_state *state,
+                             const struct presence *presence) {
+    uint64_t ahead = (AT_ONCE - 1) * apart_ms(state);
+    return presence->entries_ms > ahead ? presence->entries_ms - ahead : 0;
+}
+
+/* What the ledger should say of the site. */
+static enum site_presence standing_of(const struct presence *presence,
+                                      const struct run_site *enrolled, bool is_away) {
+    if (presence->is_leaving) return SITE_LEFT;
+    if (enrolled->presence == SITE_PRESENT) return is_away ? SITE_AWAY : SITE_PRESENT;
+    if (!presence->heard || is_away) return enrolled->presence;
+    return SITE_PRESENT;
+}
+
 static void enter_site(struct coordinator_state *state, uint32_t site, struct instant now,
                        struct coordinator_actions *out) {
+    static const enum ledger_kind kinds[] = {[SITE_PRESENT] = LEDGER_SITE_BACK,
+                                             [SITE_AWAY] = LEDGER_SITE_AWAY,
+                                             [SITE_LEFT] = LEDGER_SITE_LEFT};
     struct presence *presence = presence_of(state, site);
     const struct run_site *enrolled = run_state_site(state->run, site);
-    uint64_t away = away_at(state, presence);
-    bool is_away = now.monotonic_ms >= away;
-    if (presence->is_leaving) {
-        if (enrolled->presence == SITE_LEFT) return;
-        MARK("presence: a site leaves");
-        enter_presence(state, LEDGER_SITE_LEFT, site, now, out);
-    } else if (enrolled->presence != SITE_PRESENT) {
-        if (!presence->heard || is_away) return;
-        MARK("presence: a site counts again");
-        enter_presence(state, LEDGER_SITE_BACK, site, now, out);
-    } else if (is_away) {
-        MARK("presence: a site is away");
-        enter_presence(state, LEDGER_SITE_AWAY, site, now, out);
+    uint64_t away = away_at(state, presence), due = may_enter_at(state, presence);
+    enum site_presence standing = standing_of(presence, enrolled, now.monotonic_ms >= away);
+    if (standing == SITE_PRESENT) state->presence_due_ms = MIN(state->presence_due_ms, away);
+    if (standing == enrolled->presence) return;
+    if (now.monotonic_ms < due) {
+        state->presence_due_ms = MIN(state->presence_due_ms, due);
         return;
     }
-    if (!presence->is_leaving) state->presence_due_ms = MIN(state->presence_due_ms, away);
+    if (standing == SITE_PRESENT) MARK("presence: a site counts again");
+    if (standing == SITE_AWAY) MARK("presence: a site is away");
+    if (standing == SITE_LEFT) MARK("presence: a site leaves");
+    presence->entries_ms = MAX(presence->entries_ms, now.monotonic_ms) + apart_ms(state);
+    enter_presence(state, kinds[standing], site, now, out);
 }
 
 void presence_enter(struct coordinator_state *state, struct instant now,

@@ -178,7 +178,7 @@ enum coordinator_action_kind {
     DO_RECEIPT,   /* end the Submit call with this receipt */
     DO_DROP,      /* end the call without an answer: another call of the same site took its place */
     DO_CHECK,     /* run admission_payload on a worker; then CHECKED */
-    DO_KEEP,      /* an entry names the contribution's payload, whoever brought it: it stays */
+    DO_KEEP,      /* never delete the contribution's payload: an earlier entry names it */
     DO_COMMIT,  /* make these entries durable, in this order, after all earlier ones; then COMMITTED
                  */
     DO_PUBLISH, /* entries below `size` are durable: send them to followers, with a head now and

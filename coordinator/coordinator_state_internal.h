@@ -56,6 +56,7 @@ struct presence { /* of site number i + 1 */
     int64_t clock_ms; /* its wall clock less our monotonic one, as last heard */
 
     /* The place: one process of a site at a time. */
+    uint64_t entries_ms; /* until then its entries of presence have used up their share of time */
     bool held;
     uint64_t holder;     /* the process that has it */
     uint64_t left_ms;    /* when its last Follow stream ended */

@@ -4,7 +4,7 @@
  *   equal    1 for every contribution, whatever is behind it
  *   tokens   by the tokens it was trained on: those over the mean of the sites' last ones, so that
  *            the weights of a round of all sites add up to their number
- *   shares   by the share of the data that the manifest wants its site to be: the share, over the
+ *   shares   by the share of the data that the manifest gives its site: the share, over the
  *            tokens that the site trains in a time. The site that lacks most for its share has 1
  *            (of three sites or more the second of them, so that no single one sets it), the others
  *            less. For above 1 a step goes beyond what its site has found, and the run learns less

@@ -72,10 +72,17 @@ void node_snapshot_loaded(struct node_state *state, const struct node_event *eve
     follow(state, out);
 }
 
+/* Two beats may be lost, and the site still counts: away_after is the run's, the interval the
+ * site's. */
+static uint64_t beat_ms(const struct node_state *state) {
+    return MIN(state->options.heartbeat_ms,
+               run_state_manifest(state->run)->merge.away_after_ms / 3);
+}
+
 void node_heartbeat_reply(struct node_state *state, const struct node_event *event,
                           struct instant now, struct node_actions *out) {
     state->heartbeat_open = false;
-    state->heartbeat_at = now.monotonic_ms + state->options.heartbeat_ms;
+    state->heartbeat_at = now.monotonic_ms + beat_ms(state);
     if (event->status != OK) return;
     if (state->leaving && event->heartbeat.has_left && node_rounds_drained(state) &&
         !state->has_left) {

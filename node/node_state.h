@@ -112,7 +112,7 @@ enum node_event_kind {
                        base_version */
     NODE_REFETCHED, /* REFETCH done: status */
     NODE_SUPPLIED,  /* SUPPLY done, well or not */
-    NODE_LEAVE,     /* the operator wants the site to go: what is under way is sent, then LEFT */
+    NODE_LEAVE,     /* the operator takes the site out: what is under way is sent, then LEFT */
     NODE_HEARTBEAT_REPLY, /* inner steps for us; or it failed (then nothing) */
     NODE_FAULT            /* the shell's worker, trainer or disk failed: status, message */
 };

@@ -84,18 +84,18 @@ const struct mutant mutants[] = {
      "        if (state->presence[site - 1].steps_ms > 0 && run"},
     {"away_for_never", "a site that is silent counts for ever",
      "coordinator/coordinator_presence.c",
-     "    uint64_t away = away_at(state, presence);",
-     "    uint64_t away = MUTATED(\"away_for_never\") ? UINT64_MAX : away_at(state, presence);"},
+     "    uint64_t away = away_at(state, presence), due",
+     "    uint64_t away = MUTATED(\"away_for_never\") ? UINT64_MAX : away_at(state, presence), due"},
     {"away_for_good", "a site that was away and is heard again does not count",
      "coordinator/coordinator_presence.c",
-     "        if (!presence->heard || is_away) return;",
-     "        if (!presence->heard || is_away || (enrolled->presence == SITE_AWAY && "
-     "MUTATED(\"away_for_good\"))) return;"},
+     "    if (!presence->heard || is_away) return",
+     "    if (!presence->heard || is_away || (enrolled->presence == SITE_AWAY && "
+     "MUTATED(\"away_for_good\"))) return"},
     {"left_for_good", "a site that has left does not count when it comes back",
      "coordinator/coordinator_presence.c",
-     "    if (presence->is_leaving) {",
-     "    if (enrolled->presence == SITE_LEFT && MUTATED(\"left_for_good\")) return;\n"
-     "    if (presence->is_leaving) {"},
+     "    if (presence->is_leaving) return SITE_LEFT;",
+     "    if (enrolled->presence == SITE_LEFT && MUTATED(\"left_for_good\")) return SITE_LEFT;\n"
+     "    if (presence->is_leaving) return SITE_LEFT;"},
     {"leaves_undrained", "a site leaves while what it has sent is not acknowledged",
      "node/node_rounds.c",
      "        if (phase != SLOT_TRAINING && phase != SLOT_ACCEPTED) return false;",

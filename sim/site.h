@@ -73,7 +73,7 @@ bool site_has_disk(const struct simulated_site *site); /* it was running once */
 
 void site_boot(struct simulated_site *site);
 void site_die(struct simulated_site *site);
-/* Its operator wants it to go, and says so. False: it is not up. */
+/* Its operator takes it out of the run. False: it is not up. */
 bool site_leave(struct simulated_site *site);
 void site_message(struct simulated_site *site, uint32_t stream, const struct message *message);
 void site_closed(struct simulated_site *site, uint32_t stream);

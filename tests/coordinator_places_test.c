@@ -274,3 +274,24 @@ TEST(a_stream_that_was_refused_ends_no_other_one) {
     CHECK_EQUAL(beat(s, 9), ACCEPTED);
     shell_close(s);
 }
+
+/* ---- an entry now and then ------------------------------------------------------------------- */
+
+TEST(a_site_that_comes_and_goes_all_the_time_does_not_fill_the_ledger) {
+    struct shell *s = shell_open(PLAIN, 1);
+    uint64_t before = run_state_size(shell_run(s));
+    for (uint64_t i = 0; i < 1000; i++) { /* a new process each time, and it says that it goes */
+        struct coordinator_event event = {.kind = COORDINATOR_HEARTBEAT, .call = ++s->last_call};
+        event.heartbeat.site = 1;
+        event.heartbeat.instance = 100 + i / 2;
+        event.heartbeat.leaving = i % 2 == 1;
+        shell_step(s, &event);
+        shell_settle(s);
+    }
+    CHECK_EQUAL(run_state_size(shell_run(s)), before + 4);
+    shell_wait(s, 10000); /* what it said last counts in the end */
+    shell_settle(s);
+    CHECK_EQUAL(run_state_site(shell_run(s), 1)->presence, SITE_LEFT);
+    CHECK(run_state_size(shell_run(s)) <= before + 5);
+    shell_close(s);
+}
