@@ -122,4 +122,10 @@ bool json_is_complete(const struct json_writer *writer);
 enum { F64_TEXT_SIZE = 32 };
 char *f64_format(double value, char out[static F64_TEXT_SIZE]);
 
+/* A member of an object: its key and its value. */
+void json_put_text(struct json_writer *writer, const char *key, const char *text); /* NULL: null */
+void json_put_u64(struct json_writer *writer, const char *key, uint64_t value);
+void json_put_f64(struct json_writer *writer, const char *key, double value); /* not finite: null */
+void json_put_bool(struct json_writer *writer, const char *key, bool value);
+
 #endif

@@ -167,3 +167,23 @@ void json_copy(struct json_writer *writer, const struct json_value *value) {
         return;
     }
 }
+
+void json_put_text(struct json_writer *writer, const char *key, const char *text) {
+    json_key(writer, key);
+    json_text(writer, text);
+}
+
+void json_put_u64(struct json_writer *writer, const char *key, uint64_t value) {
+    json_key(writer, key);
+    json_u64(writer, value);
+}
+
+void json_put_f64(struct json_writer *writer, const char *key, double value) {
+    json_key(writer, key);
+    json_f64(writer, value);
+}
+
+void json_put_bool(struct json_writer *writer, const char *key, bool value) {
+    json_key(writer, key);
+    json_bool(writer, value);
+}

@@ -4,71 +4,52 @@
 #include "base/json.h"
 #include "fed/outer_rate.h"
 
-static void number(struct json_writer *json, const char *key, double value) {
-    json_key(json, key);
-    json_f64(json, value);
-}
-
-static void count(struct json_writer *json, const char *key, uint64_t value) {
-    json_key(json, key);
-    json_u64(json, value);
-}
-
-static void text(struct json_writer *json, const char *key, const char *value) {
-    json_key(json, key);
-    json_text(json, value);
-}
-
 static void write_rules(struct json_writer *json, const struct train_options *options) {
     const struct manifest *m = options->manifest;
     json_key(json, "rules");
     json_begin_object(json);
-    count(json, "sites", options->topology->site_count);
-    count(json, "seed", options->seed);
-    text(json, "codec", codec_name((enum codec)m->codec.kind));
-    count(json, "inner_steps", m->inner.inner_steps);
-    number(json, "learning_rate", m->inner.learning_rate);
+    json_put_u64(json, "sites", options->topology->site_count);
+    json_put_u64(json, "seed", options->seed);
+    json_put_text(json, "codec", codec_name((enum codec)m->codec.kind));
+    json_put_u64(json, "inner_steps", m->inner.inner_steps);
+    json_put_f64(json, "learning_rate", m->inner.learning_rate);
     struct step_rules step = step_rules_of(m, m->inner.inner_steps, options->topology->site_count);
-    number(json, "outer_learning_rate", (double)step.rate);
-    json_key(json, "outer_rate_follows_sites");
-    json_bool(json, m->outer.learning_rate == RATE_AUTO);
-    count(json, "period", step.period);
-    count(json, "quorum", m->merge.quorum);
-    count(json, "staleness_cap", staleness_cap_of(m, options->topology->site_count));
-    json_key(json, "overlap");
-    json_bool(json, options->topology->run.overlap);
-    json_key(json, "dylu");
-    json_bool(json, m->inner.dylu);
-    json_key(json, "one_cluster");
-    json_bool(json, options->one_cluster);
-    count(json, "average", options->average);
-    count(json, "follow_interval", options->follow_interval);
-    count(json, "batch_tokens", (uint64_t)options->sequences * m->model.context);
+    json_put_f64(json, "outer_learning_rate", (double)step.rate);
+    json_put_bool(json, "outer_rate_follows_sites", m->outer.learning_rate == RATE_AUTO);
+    json_put_u64(json, "period", step.period);
+    json_put_u64(json, "quorum", m->merge.quorum);
+    json_put_u64(json, "staleness_cap", staleness_cap_of(m, options->topology->site_count));
+    json_put_bool(json, "overlap", options->topology->run.overlap);
+    json_put_bool(json, "dylu", m->inner.dylu);
+    json_put_bool(json, "one_cluster", options->one_cluster);
+    json_put_u64(json, "average", options->average);
+    json_put_u64(json, "follow_interval", options->follow_interval);
+    json_put_u64(json, "batch_tokens", (uint64_t)options->sequences * m->model.context);
     json_end_object(json);
 }
 
 static void write_figures(struct json_writer *json, const struct train_result *r) {
     char root[HEX32_SIZE];
-    number(json, "heldout", r->heldout);
-    number(json, "heldout_late", r->heldout_late);
-    number(json, "loss", r->loss);
-    number(json, "seconds", r->seconds);
-    number(json, "busy", r->busy);
-    count(json, "parameters", r->parameters);
-    count(json, "tokens", r->tokens);
-    count(json, "steps", r->steps);
-    count(json, "lost_steps", r->lost_steps);
-    count(json, "versions", r->versions);
-    count(json, "contributions", r->contributions);
-    count(json, "refused", r->refused);
-    count(json, "clipped", r->clipped);
-    count(json, "dropped", r->dropped);
-    count(json, "duplicates", r->duplicates);
-    number(json, "staleness", r->staleness);
-    count(json, "staleness_most", r->staleness_most);
-    count(json, "bytes_up", r->bytes_up);
-    count(json, "bytes_down", r->bytes_down);
-    text(json, "root", hex_encode(r->root, DIGEST_SIZE, root));
+    json_put_f64(json, "heldout", r->heldout);
+    json_put_f64(json, "heldout_late", r->heldout_late);
+    json_put_f64(json, "loss", r->loss);
+    json_put_f64(json, "seconds", r->seconds);
+    json_put_f64(json, "busy", r->busy);
+    json_put_u64(json, "parameters", r->parameters);
+    json_put_u64(json, "tokens", r->tokens);
+    json_put_u64(json, "steps", r->steps);
+    json_put_u64(json, "lost_steps", r->lost_steps);
+    json_put_u64(json, "versions", r->versions);
+    json_put_u64(json, "contributions", r->contributions);
+    json_put_u64(json, "refused", r->refused);
+    json_put_u64(json, "clipped", r->clipped);
+    json_put_u64(json, "dropped", r->dropped);
+    json_put_u64(json, "duplicates", r->duplicates);
+    json_put_f64(json, "staleness", r->staleness);
+    json_put_u64(json, "staleness_most", r->staleness_most);
+    json_put_u64(json, "bytes_up", r->bytes_up);
+    json_put_u64(json, "bytes_down", r->bytes_down);
+    json_put_text(json, "root", hex_encode(r->root, DIGEST_SIZE, root));
 }
 
 static void write_evaluations(struct json_writer *json, const struct train_record *record) {
@@ -77,12 +58,12 @@ static void write_evaluations(struct json_writer *json, const struct train_recor
     for (size_t i = 0; i < record->count; i++) {
         const struct train_evaluation *one = &record->evaluations[i];
         json_begin_object(json);
-        number(json, "seconds", one->at);
-        count(json, "version", one->version);
-        count(json, "tokens", one->tokens);
-        count(json, "bytes_up", one->bytes_up);
-        number(json, "loss", one->loss);
-        number(json, "heldout", one->heldout);
+        json_put_f64(json, "seconds", one->at);
+        json_put_u64(json, "version", one->version);
+        json_put_u64(json, "tokens", one->tokens);
+        json_put_u64(json, "bytes_up", one->bytes_up);
+        json_put_f64(json, "loss", one->loss);
+        json_put_f64(json, "heldout", one->heldout);
         json_key(json, "files");
         json_begin_array(json);
         for (size_t j = 0; j < record->file_count; j++)
@@ -100,16 +81,16 @@ static void write_sites(struct json_writer *json, const struct train_options *op
     for (uint32_t i = 0; i < record->site_count; i++) {
         const struct train_site_record *site = &record->sites[i];
         json_begin_object(json);
-        text(json, "name", site->name);
-        text(json, "file", options->data[site->file]);
-        count(json, "inner_steps", site->inner_steps);
-        count(json, "tokens", site->tokens);
-        count(json, "contributions", site->contributions);
-        count(json, "refused", site->refused);
-        count(json, "clipped", site->clipped);
-        count(json, "dropped", site->dropped);
-        count(json, "duplicates", site->duplicates);
-        count(json, "staleness_most", site->staleness_most);
+        json_put_text(json, "name", site->name);
+        json_put_text(json, "file", options->data[site->file]);
+        json_put_u64(json, "inner_steps", site->inner_steps);
+        json_put_u64(json, "tokens", site->tokens);
+        json_put_u64(json, "contributions", site->contributions);
+        json_put_u64(json, "refused", site->refused);
+        json_put_u64(json, "clipped", site->clipped);
+        json_put_u64(json, "dropped", site->dropped);
+        json_put_u64(json, "duplicates", site->duplicates);
+        json_put_u64(json, "staleness_most", site->staleness_most);
         json_end_object(json);
     }
     json_end_array(json);

@@ -264,21 +264,6 @@ static double plain_double(float value) {
     return strtod(text, NULL);
 }
 
-static void member_text(struct json_writer *writer, const char *key, const char *value) {
-    json_key(writer, key);
-    json_text(writer, value);
-}
-
-static void member_bool(struct json_writer *writer, const char *key, bool value) {
-    json_key(writer, key);
-    json_bool(writer, value);
-}
-
-static void member_f64(struct json_writer *writer, const char *key, double value) {
-    json_key(writer, key);
-    json_f64(writer, value);
-}
-
 /* What says how the model computes, or how it is stored, is ours to write. */
 static bool is_written_here(const char *name) {
     static const char *const own[] = {
@@ -299,26 +284,25 @@ static void encode(const struct model_config *config, const char *dtype,
     json_begin_array(&w);
     json_text(&w, "LlamaForCausalLM");
     json_end_array(&w);
-    member_text(&w, "model_type", "llama");
+    json_put_text(&w, "model_type", "llama");
     for (size_t i = 0; i < COUNT_OF(numbers); i++) {
         json_key(&w, numbers[i].name);
         json_u64(&w, *number_of(&c, i));
     }
-    json_key(&w, "head_dim");
-    json_u64(&w, model_head_size(config));
+    json_put_u64(&w, "head_dim", model_head_size(config));
     double theta = plain_double(config->rope_theta);
-    member_f64(&w, "rope_theta", theta);
+    json_put_f64(&w, "rope_theta", theta);
     json_key(&w, "rope_parameters");
     json_begin_object(&w);
-    member_text(&w, "rope_type", "default");
-    member_f64(&w, "rope_theta", theta);
+    json_put_text(&w, "rope_type", "default");
+    json_put_f64(&w, "rope_theta", theta);
     json_end_object(&w);
-    member_f64(&w, "rms_norm_eps", plain_double(config->norm_eps));
-    member_bool(&w, "tie_word_embeddings", config->tied);
-    member_text(&w, "hidden_act", "silu");
-    member_bool(&w, "attention_bias", false);
-    member_bool(&w, "mlp_bias", false);
-    member_text(&w, "torch_dtype", dtype);
+    json_put_f64(&w, "rms_norm_eps", plain_double(config->norm_eps));
+    json_put_bool(&w, "tie_word_embeddings", config->tied);
+    json_put_text(&w, "hidden_act", "silu");
+    json_put_bool(&w, "attention_bias", false);
+    json_put_bool(&w, "mlp_bias", false);
+    json_put_text(&w, "torch_dtype", dtype);
     static const char *const ends[] = {"bos_token_id", "eos_token_id"};
     for (size_t i = 0; i < COUNT_OF(ends); i++) {
         if (other && json_object_get(other, ends[i])) continue;

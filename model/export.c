@@ -25,21 +25,6 @@ static enum status write_text(const char *directory, const char *name, struct bu
     return status;
 }
 
-static void member_text(struct json_writer *writer, const char *key, const char *value) {
-    json_key(writer, key);
-    json_text(writer, value);
-}
-
-static void member_u64(struct json_writer *writer, const char *key, uint64_t value) {
-    json_key(writer, key);
-    json_u64(writer, value);
-}
-
-static void member_bool(struct json_writer *writer, const char *key, bool value) {
-    json_key(writer, key);
-    json_bool(writer, value);
-}
-
 /* config.json of the checkpoint that the model comes from, to *out; nothing where there is none. */
 static enum status read_origin(const struct export_options *options, struct buffer *out,
                                struct error *error) {
@@ -81,7 +66,7 @@ static void write_vocabulary(struct json_writer *w) {
             utf8[0] = (char)(0xc0 | c >> 6);
             utf8[1] = (char)(0x80 | (c & 0x3f));
         }
-        member_u64(w, utf8, byte);
+        json_put_u64(w, utf8, byte);
     }
     json_end_object(w);
 }
@@ -89,10 +74,10 @@ static void write_vocabulary(struct json_writer *w) {
 static void write_byte_level(struct json_writer *w, const char *key) {
     json_key(w, key);
     json_begin_object(w);
-    member_text(w, "type", "ByteLevel");
-    member_bool(w, "add_prefix_space", false);
-    member_bool(w, "trim_offsets", true);
-    member_bool(w, "use_regex", false);
+    json_put_text(w, "type", "ByteLevel");
+    json_put_bool(w, "add_prefix_space", false);
+    json_put_bool(w, "trim_offsets", true);
+    json_put_bool(w, "use_regex", false);
     json_end_object(w);
 }
 
@@ -102,7 +87,7 @@ static enum status write_tokenizer(const char *directory, const struct model_con
     struct buffer text = {0};
     struct json_writer w = json_writer_of(&text, true);
     json_begin_object(&w);
-    member_text(&w, "version", "1.0");
+    json_put_text(&w, "version", "1.0");
     json_key(&w, "added_tokens");
     json_begin_array(&w);
     json_end_array(&w);
@@ -110,7 +95,7 @@ static enum status write_tokenizer(const char *directory, const struct model_con
     write_byte_level(&w, "decoder");
     json_key(&w, "model");
     json_begin_object(&w);
-    member_text(&w, "type", "BPE");
+    json_put_text(&w, "type", "BPE");
     json_key(&w, "vocab");
     write_vocabulary(&w);
     json_key(&w, "merges");
@@ -121,14 +106,14 @@ static enum status write_tokenizer(const char *directory, const struct model_con
     TRY(write_text(directory, "tokenizer.json", &text, error));
     w = json_writer_of(&text, true);
     json_begin_object(&w);
-    member_text(&w, "tokenizer_class", "PreTrainedTokenizerFast");
-    member_u64(&w, "model_max_length", c->context);
+    json_put_text(&w, "tokenizer_class", "PreTrainedTokenizerFast");
+    json_put_u64(&w, "model_max_length", c->context);
     json_key(&w, "model_input_names"); /* what generate() takes: no token_type_ids */
     json_begin_array(&w);
     json_text(&w, "input_ids");
     json_text(&w, "attention_mask");
     json_end_array(&w);
-    member_bool(&w, "clean_up_tokenization_spaces", false);
+    json_put_bool(&w, "clean_up_tokenization_spaces", false);
     json_end_object(&w);
     return write_text(directory, "tokenizer_config.json", &text, error);
 }
@@ -144,7 +129,7 @@ static enum status write_generation(const char *directory, const struct buffer *
     if (origin->size) TRY(json_parse(buffer_bytes(origin), &limits, &json, error));
     struct json_writer w = json_writer_of(&text, true);
     json_begin_object(&w);
-    member_bool(&w, "do_sample", true);
+    json_put_bool(&w, "do_sample", true);
     for (size_t i = 0; json && i < COUNT_OF(ids); i++) {
         const struct json_value *value = json_object_get(json_root(json), ids[i]);
         if (!value || value->type == JSON_NULL) continue;
@@ -191,14 +176,14 @@ static enum status write_index(const char *directory, const struct layout *layou
     json_begin_object(&w);
     json_key(&w, "metadata");
     json_begin_object(&w);
-    member_u64(&w, "total_size", layout->count * tensor_dtype_size(o->dtype));
+    json_put_u64(&w, "total_size", layout->count * tensor_dtype_size(o->dtype));
     json_end_object(&w);
     json_key(&w, "weight_map");
     json_begin_object(&w);
     for (uint32_t first = 0, shard = 0; first < layout->tensor_count; shard++) {
         char *name = shard_name(shard, shards);
         for (uint32_t count = tensors_in_shard(layout, first, o); count > 0; count--)
-            member_text(&w, layout->tensors[first++].name, name);
+            json_put_text(&w, layout->tensors[first++].name, name);
         free(name);
     }
     json_end_object(&w);

@@ -227,21 +227,6 @@ float report_compute_share(struct report *report, struct training *training) {
 
 /* ---- status.json ----------------------------------------------------------------------------- */
 
-static void put_u64(struct json_writer *writer, const char *key, uint64_t value) {
-    json_key(writer, key);
-    json_u64(writer, value);
-}
-
-static void put_f64(struct json_writer *writer, const char *key, double value) {
-    json_key(writer, key);
-    json_f64(writer, value);
-}
-
-static void put_text(struct json_writer *writer, const char *key, const char *value) {
-    json_key(writer, key);
-    json_text(writer, value);
-}
-
 static const char *phase_name(enum run_phase phase) {
     return phase == RUN_STOPPED ? "stopped" : phase == RUN_PAUSED ? "paused" : "active";
 }
@@ -256,72 +241,71 @@ static void put_site(struct json_writer *writer, const struct report *report,
                      const struct status_snapshot *snapshot) {
     const struct site *site = report->options.site;
     char hex[HEX32_SIZE];
-    put_text(writer, "run", site->manifest.name);
-    put_text(writer, "run_id", hex_encode(site->run_id, RUN_ID_SIZE, hex));
-    put_u64(writer, "site", site->number);
-    put_text(writer, "name", site->name);
-    put_u64(writer, "pid", (uint64_t)getpid());
-    put_text(writer, "software", site_software);
-    put_text(writer, "device", report->options.device);
-    put_u64(writer, "starts", snapshot->totals.starts);
-    put_u64(writer, "started_ms", report->started_ms);
+    json_put_text(writer, "run", site->manifest.name);
+    json_put_text(writer, "run_id", hex_encode(site->run_id, RUN_ID_SIZE, hex));
+    json_put_u64(writer, "site", site->number);
+    json_put_text(writer, "name", site->name);
+    json_put_u64(writer, "pid", (uint64_t)getpid());
+    json_put_text(writer, "software", site_software);
+    json_put_text(writer, "device", report->options.device);
+    json_put_u64(writer, "starts", snapshot->totals.starts);
+    json_put_u64(writer, "started_ms", report->started_ms);
 }
 
 static void put_run(struct json_writer *writer, const struct status_snapshot *snapshot) {
     const struct report_view *view = &snapshot->view;
     char hex[HEX32_SIZE];
-    put_text(writer, "phase", view->has_run ? phase_name(view->phase) : "unknown");
-    json_key(writer, "linked");
-    json_bool(writer, view->linked);
-    put_u64(writer, "version", view->version);
-    put_text(writer, "root",
-             snapshot->root_count
-                 ? hex_encode(snapshot->roots[snapshot->root_count - 1].root, DIGEST_SIZE, hex)
-                 : NULL);
-    put_u64(writer, "root_version",
-            snapshot->root_count ? snapshot->roots[snapshot->root_count - 1].version : 0);
-    put_u64(writer, "ledger_size", view->ledger_size);
-    put_u64(writer, "epoch", view->epoch);
-    put_u64(writer, "run_tokens", view->run_tokens);
-    put_u64(writer, "active_sites", view->active_sites);
-    put_u64(writer, "sites_present", view->sites_present);
-    put_u64(writer, "copies_cut", snapshot->copies);
-    put_u64(writer, "inner_steps", view->inner_steps);
-    put_u64(writer, "staleness", view->staleness);
-    put_u64(writer, "accepted", view->accepted);
-    put_u64(writer, "accepted_tokens", view->own_tokens);
-    put_u64(writer, "sequence", view->sequence);
+    json_put_text(writer, "phase", view->has_run ? phase_name(view->phase) : "unknown");
+    json_put_bool(writer, "linked", view->linked);
+    json_put_u64(writer, "version", view->version);
+    json_put_text(writer, "root",
+                  snapshot->root_count
+                      ? hex_encode(snapshot->roots[snapshot->root_count - 1].root, DIGEST_SIZE, hex)
+                      : NULL);
+    json_put_u64(writer, "root_version",
+                 snapshot->root_count ? snapshot->roots[snapshot->root_count - 1].version : 0);
+    json_put_u64(writer, "ledger_size", view->ledger_size);
+    json_put_u64(writer, "epoch", view->epoch);
+    json_put_u64(writer, "run_tokens", view->run_tokens);
+    json_put_u64(writer, "active_sites", view->active_sites);
+    json_put_u64(writer, "sites_present", view->sites_present);
+    json_put_u64(writer, "copies_cut", snapshot->copies);
+    json_put_u64(writer, "inner_steps", view->inner_steps);
+    json_put_u64(writer, "staleness", view->staleness);
+    json_put_u64(writer, "accepted", view->accepted);
+    json_put_u64(writer, "accepted_tokens", view->own_tokens);
+    json_put_u64(writer, "sequence", view->sequence);
     json_key(writer, "slots");
     json_begin_array(writer);
     for (uint32_t i = 0; i < view->fragments; i++) json_text(writer, slot_name(view->slots[i]));
     json_end_array(writer);
     json_key(writer, "refused");
     json_begin_object(writer);
-    put_u64(writer, "total", snapshot->refused);
+    json_put_u64(writer, "total", snapshot->refused);
     for (unsigned i = 1; i < REFUSAL_COUNT; i++) {
         if (snapshot->totals.refused[i])
-            put_u64(writer, refusal_name(i), snapshot->totals.refused[i]);
+            json_put_u64(writer, refusal_name(i), snapshot->totals.refused[i]);
     }
     json_end_object(writer);
 }
 
 static void put_training(struct json_writer *writer, const struct status_snapshot *snapshot) {
-    put_f64(writer, "loss", snapshot->training.loss);
-    put_f64(writer, "learning_rate", (double)snapshot->training.learning_rate);
-    put_u64(writer, "steps", snapshot->training.steps);
-    put_u64(writer, "tokens", snapshot->training.tokens);
-    put_u64(writer, "trainer_steps", snapshot->training.trainer_steps);
-    put_u64(writer, "trainer_tokens", snapshot->training.trainer_tokens);
-    put_f64(writer, "tokens_per_second", snapshot->training.tokens_per_second);
-    put_f64(writer, "steps_per_second", snapshot->training.steps_per_second);
-    put_u64(writer, "bytes_up", snapshot->totals.bytes_up);
-    put_u64(writer, "bytes_down", snapshot->totals.bytes_down);
-    put_f64(writer, "compute_share", snapshot->share);
-    put_u64(writer, "compute_ms", snapshot->totals.compute_ms);
+    json_put_f64(writer, "loss", snapshot->training.loss);
+    json_put_f64(writer, "learning_rate", (double)snapshot->training.learning_rate);
+    json_put_u64(writer, "steps", snapshot->training.steps);
+    json_put_u64(writer, "tokens", snapshot->training.tokens);
+    json_put_u64(writer, "trainer_steps", snapshot->training.trainer_steps);
+    json_put_u64(writer, "trainer_tokens", snapshot->training.trainer_tokens);
+    json_put_f64(writer, "tokens_per_second", snapshot->training.tokens_per_second);
+    json_put_f64(writer, "steps_per_second", snapshot->training.steps_per_second);
+    json_put_u64(writer, "bytes_up", snapshot->totals.bytes_up);
+    json_put_u64(writer, "bytes_down", snapshot->totals.bytes_down);
+    json_put_f64(writer, "compute_share", snapshot->share);
+    json_put_u64(writer, "compute_ms", snapshot->totals.compute_ms);
     json_key(writer, "lost_ms");
     json_begin_object(writer);
     for (uint32_t i = 0; i < LOST_CAUSE_COUNT; i++)
-        put_u64(writer, lost_cause_name(i), snapshot->totals.lost_ms[i]);
+        json_put_u64(writer, lost_cause_name(i), snapshot->totals.lost_ms[i]);
     json_end_object(writer);
 }
 
@@ -345,14 +329,13 @@ static void put_troubles(struct json_writer *writer, const struct report *report
     for (enum trouble trouble = 0; trouble < TROUBLE_COUNT; trouble++) {
         if (!trouble_is(report->options.troubles, trouble, message, &since_ms)) continue;
         json_begin_object(writer);
-        put_text(writer, "what", trouble_name(trouble));
-        put_text(writer, "message", message);
-        put_u64(writer, "since_ms", since_ms);
+        json_put_text(writer, "what", trouble_name(trouble));
+        json_put_text(writer, "message", message);
+        json_put_u64(writer, "since_ms", since_ms);
         json_end_object(writer);
     }
     json_end_array(writer);
-    json_key(writer, "ready");
-    json_bool(writer, is_ready(report, snapshot));
+    json_put_bool(writer, "ready", is_ready(report, snapshot));
 }
 
 static void put_roots(struct json_writer *writer, const struct status_snapshot *snapshot) {
@@ -361,7 +344,7 @@ static void put_roots(struct json_writer *writer, const struct status_snapshot *
     for (size_t i = 0; i < snapshot->root_count; i++) {
         char version[24], hex[HEX32_SIZE];
         snprintf(version, sizeof version, "%llu", (unsigned long long)snapshot->roots[i].version);
-        put_text(writer, version, hex_encode(snapshot->roots[i].root, DIGEST_SIZE, hex));
+        json_put_text(writer, version, hex_encode(snapshot->roots[i].root, DIGEST_SIZE, hex));
     }
     json_end_object(writer);
 }
@@ -465,10 +448,10 @@ void report_write(struct report *report, struct training *training, const char *
     }
     struct json_writer writer = json_writer_of(&text, true);
     json_begin_object(&writer);
-    put_u64(&writer, "format", STATUS_FORMAT);
-    put_u64(&writer, "stamp_ms", clock_wall_ms());
-    put_text(&writer, "state", state);
-    put_text(&writer, "message", message);
+    json_put_u64(&writer, "format", STATUS_FORMAT);
+    json_put_u64(&writer, "stamp_ms", clock_wall_ms());
+    json_put_text(&writer, "state", state);
+    json_put_text(&writer, "message", message);
     put_troubles(&writer, report, snapshot);
     put_site(&writer, report, snapshot);
     put_run(&writer, snapshot);

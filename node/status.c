@@ -7,33 +7,6 @@
 #include "base/json.h"
 #include "base/memory.h"
 
-static void copy(struct json_writer *writer, const struct json_value *value) {
-    switch ((enum json_type)value->type) {
-    case JSON_NULL: json_null(writer); break;
-    case JSON_BOOL: json_bool(writer, value->boolean); break;
-    case JSON_NUMBER:
-        if (value->is_u64)
-            json_u64(writer, value->integer);
-        else
-            json_f64(writer, value->number);
-        break;
-    case JSON_STRING: json_text_sized(writer, value->text, value->size); break;
-    case JSON_ARRAY:
-        json_begin_array(writer);
-        for (size_t i = 0; i < value->count; i++) copy(writer, &value->items[i]);
-        json_end_array(writer);
-        break;
-    case JSON_OBJECT:
-        json_begin_object(writer);
-        for (size_t i = 0; i < value->count; i++) {
-            json_key(writer, value->items[i].key);
-            copy(writer, &value->items[i]);
-        }
-        json_end_object(writer);
-        break;
-    }
-}
-
 static bool is_one_of(const char *text, const char *const *names, size_t count) {
     for (size_t i = 0; i < count; i++)
         if (strcmp(text, names[i]) == 0) return true;
@@ -57,7 +30,7 @@ static void write_silent(struct json_writer *writer, const struct json_value *la
         else if (is_one_of(item->key, rates, COUNT_OF(rates)))
             json_f64(writer, 0);
         else
-            copy(writer, item);
+            json_copy(writer, item);
     }
     json_end_object(writer);
 }

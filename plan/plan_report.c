@@ -193,97 +193,86 @@ void plan_text(const struct topology *topology, const struct plan_result *result
 
 /* ---- JSON ------------------------------------------------------------------------------------ */
 
-static void number(struct json_writer *json, const char *key, double value) {
-    json_key(json, key);
-    json_f64(json, value);
-}
-
-static void count(struct json_writer *json, const char *key, uint64_t value) {
-    json_key(json, key);
-    json_u64(json, value);
-}
-
 static void json_site(struct json_writer *json, const struct plan_site *site) {
     json_begin_object(json);
-    json_key(json, "name");
-    json_text(json, site->place.name);
-    number(json, "step_seconds", site->place.step);
-    number(json, "busy", site->busy);
-    number(json, "tokens_per_second", site->tokens_per_second);
-    number(json, "tokens", site->tokens);
+    json_put_text(json, "name", site->place.name);
+    json_put_f64(json, "step_seconds", site->place.step);
+    json_put_f64(json, "busy", site->busy);
+    json_put_f64(json, "tokens_per_second", site->tokens_per_second);
+    json_put_f64(json, "tokens", site->tokens);
     json_key(json, "seconds");
     json_begin_object(json);
-    for (size_t i = 0; i < PLAN_CAUSES; i++) number(json, plan_cause_names[i], site->time[i]);
+    for (size_t i = 0; i < PLAN_CAUSES; i++) json_put_f64(json, plan_cause_names[i], site->time[i]);
     json_end_object(json);
     json_key(json, "round_seconds");
     json_begin_object(json);
     for (size_t i = 0; i < PLAN_PHASES; i++)
-        number(json, plan_phase_names[i], site->merged ? site->phase[i] / (double)site->merged : 0);
+        json_put_f64(json, plan_phase_names[i],
+                     site->merged ? site->phase[i] / (double)site->merged : 0);
     json_end_object(json);
-    count(json, "rounds", site->rounds);
-    count(json, "merged", site->merged);
-    count(json, "refused_stale", site->refused_stale);
-    count(json, "busy_answers", site->busy_answers);
-    count(json, "crashes", site->crashes);
-    count(json, "resets", site->resets);
-    number(json, "bytes_up", site->sent);
-    number(json, "bytes_up_lost", site->sent_lost);
-    number(json, "bytes_down", site->received);
-    number(json, "bytes_down_lost", site->received_lost);
-    number(json, "behind_seconds", site->behind);
-    number(json, "cost", site->cost);
+    json_put_u64(json, "rounds", site->rounds);
+    json_put_u64(json, "merged", site->merged);
+    json_put_u64(json, "refused_stale", site->refused_stale);
+    json_put_u64(json, "busy_answers", site->busy_answers);
+    json_put_u64(json, "crashes", site->crashes);
+    json_put_u64(json, "resets", site->resets);
+    json_put_f64(json, "bytes_up", site->sent);
+    json_put_f64(json, "bytes_up_lost", site->sent_lost);
+    json_put_f64(json, "bytes_down", site->received);
+    json_put_f64(json, "bytes_down_lost", site->received_lost);
+    json_put_f64(json, "behind_seconds", site->behind);
+    json_put_f64(json, "cost", site->cost);
     json_end_object(json);
 }
 
 static void json_totals(struct json_writer *json, const struct topology *topology,
                         const struct plan_result *result) {
-    number(json, "busy", result->busy);
-    number(json, "reported_busy", topology->reported.busy);
-    number(json, "tokens_per_second", result->goodput_tokens / result->duration);
-    number(json, "merged_tokens", result->merged_tokens);
-    number(json, "seconds_to_target", time_to_target(topology, result));
-    count(json, "contributions", result->contributions);
-    count(json, "versions", result->versions);
-    number(json, "inner_steps_effective", result->effective_inner_steps);
-    number(json, "inner_steps_wanted", result->wanted_inner_steps);
-    count(json, "refused_stale", result->refused_stale);
-    count(json, "starved_sites", result->starved_sites);
-    count(json, "staleness_cap_wanted", result->cap_wanted);
-    count(json, "busy_answers", result->busy_answers);
-    number(json, "contribution_bytes", result->round_bytes);
-    number(json, "uplink_bits_per_parameter", result->uplink_bits);
-    number(json, "bytes_up", result->up_bytes);
-    number(json, "bytes_up_lost", result->up_lost);
-    number(json, "bytes_down", result->down_bytes);
-    number(json, "bytes_down_lost", result->down_lost);
-    number(json, "cost_sites", result->cost_sites);
-    number(json, "cost_coordinator_egress", result->cost_egress);
-    number(json, "cost_coordinator_hours", result->cost_hours);
+    json_put_f64(json, "busy", result->busy);
+    json_put_f64(json, "reported_busy", topology->reported.busy);
+    json_put_f64(json, "tokens_per_second", result->goodput_tokens / result->duration);
+    json_put_f64(json, "merged_tokens", result->merged_tokens);
+    json_put_f64(json, "seconds_to_target", time_to_target(topology, result));
+    json_put_u64(json, "contributions", result->contributions);
+    json_put_u64(json, "versions", result->versions);
+    json_put_f64(json, "inner_steps_effective", result->effective_inner_steps);
+    json_put_f64(json, "inner_steps_wanted", result->wanted_inner_steps);
+    json_put_u64(json, "refused_stale", result->refused_stale);
+    json_put_u64(json, "starved_sites", result->starved_sites);
+    json_put_u64(json, "staleness_cap_wanted", result->cap_wanted);
+    json_put_u64(json, "busy_answers", result->busy_answers);
+    json_put_f64(json, "contribution_bytes", result->round_bytes);
+    json_put_f64(json, "uplink_bits_per_parameter", result->uplink_bits);
+    json_put_f64(json, "bytes_up", result->up_bytes);
+    json_put_f64(json, "bytes_up_lost", result->up_lost);
+    json_put_f64(json, "bytes_down", result->down_bytes);
+    json_put_f64(json, "bytes_down_lost", result->down_lost);
+    json_put_f64(json, "cost_sites", result->cost_sites);
+    json_put_f64(json, "cost_coordinator_egress", result->cost_egress);
+    json_put_f64(json, "cost_coordinator_hours", result->cost_hours);
     json_key(json, "staleness");
     json_begin_object(json);
-    count(json, "p50", plan_staleness(result, 0.5));
-    count(json, "p90", plan_staleness(result, 0.9));
-    count(json, "p99", plan_staleness(result, 0.99));
-    count(json, "max", plan_staleness(result, 1));
+    json_put_u64(json, "p50", plan_staleness(result, 0.5));
+    json_put_u64(json, "p90", plan_staleness(result, 0.9));
+    json_put_u64(json, "p99", plan_staleness(result, 0.99));
+    json_put_u64(json, "max", plan_staleness(result, 1));
     json_end_object(json);
     json_key(json, "coordinator");
     json_begin_object(json);
-    number(json, "peak_in", result->peak_in);
-    number(json, "peak_out", result->peak_out);
-    number(json, "intake_busy", result->intake_busy);
-    number(json, "model_busy", result->model_busy);
-    number(json, "cores", result->cpu_cores);
-    number(json, "ram", result->ram);
-    number(json, "disk", result->disk);
+    json_put_f64(json, "peak_in", result->peak_in);
+    json_put_f64(json, "peak_out", result->peak_out);
+    json_put_f64(json, "intake_busy", result->intake_busy);
+    json_put_f64(json, "model_busy", result->model_busy);
+    json_put_f64(json, "cores", result->cpu_cores);
+    json_put_f64(json, "ram", result->ram);
+    json_put_f64(json, "disk", result->disk);
     json_end_object(json);
-    json_key(json, "binding");
-    json_text(json, result->binding);
+    json_put_text(json, "binding", result->binding);
 }
 
 static void json_advice(struct json_writer *json, const struct plan_advice *advice) {
     json_key(json, "advice");
     json_begin_object(json);
-    number(json, "possible", advice->possible);
+    json_put_f64(json, "possible", advice->possible);
     json_key(json, "best");
     json_i64(json, advice->best);
     json_key(json, "candidates");
@@ -291,17 +280,15 @@ static void json_advice(struct json_writer *json, const struct plan_advice *advi
     for (size_t i = 0; i < advice->count; i++) {
         const struct plan_candidate *candidate = &advice->candidates[i];
         json_begin_object(json);
-        number(json, "inner_steps", candidate->inner_steps);
-        json_key(json, "codec");
-        json_text(json, codec_name(candidate->codec));
-        number(json, "fragments", candidate->fragments);
-        number(json, "busy", candidate->busy);
-        number(json, "stretch", candidate->stretch);
-        number(json, "bytes_up", candidate->up_bytes);
-        number(json, "bytes_down", candidate->down_bytes);
-        number(json, "staleness_p99", candidate->staleness_p99);
-        json_key(json, "reaches");
-        json_bool(json, candidate->reaches);
+        json_put_f64(json, "inner_steps", candidate->inner_steps);
+        json_put_text(json, "codec", codec_name(candidate->codec));
+        json_put_f64(json, "fragments", candidate->fragments);
+        json_put_f64(json, "busy", candidate->busy);
+        json_put_f64(json, "stretch", candidate->stretch);
+        json_put_f64(json, "bytes_up", candidate->up_bytes);
+        json_put_f64(json, "bytes_down", candidate->down_bytes);
+        json_put_f64(json, "staleness_p99", candidate->staleness_p99);
+        json_put_bool(json, "reaches", candidate->reaches);
         json_end_object(json);
     }
     json_end_array(json);
@@ -312,11 +299,10 @@ void plan_json(const struct topology *topology, const struct plan_result *result
                const struct plan_advice *advice, struct buffer *out) {
     struct json_writer writer = json_writer_of(out, true), *json = &writer;
     json_begin_object(json);
-    json_key(json, "name");
-    json_text(json, topology->name);
-    number(json, "duration", result->duration);
-    count(json, "site_count", result->site_count);
-    number(json, "quantum", result->quantum);
+    json_put_text(json, "name", topology->name);
+    json_put_f64(json, "duration", result->duration);
+    json_put_u64(json, "site_count", result->site_count);
+    json_put_f64(json, "quantum", result->quantum);
     json_totals(json, topology, result);
     if (advice) json_advice(json, advice);
     json_key(json, "sites");

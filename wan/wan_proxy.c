@@ -256,19 +256,14 @@ static enum status do_corrupt(struct link *link, const struct words *words, uint
     return OK;
 }
 
-static void put_u64(struct json_writer *writer, const char *key, uint64_t value) {
-    json_key(writer, key);
-    json_u64(writer, value);
-}
-
 static void put_way(struct json_writer *writer, const char *key, const struct link_way *way) {
     json_key(writer, key);
     json_begin_object(writer);
-    put_u64(writer, "bytes_in", way->bytes_in);
-    put_u64(writer, "bytes_out", way->bytes_out);
-    put_u64(writer, "discarded", way->discarded);
-    put_u64(writer, "corrupted", way->corrupted);
-    put_u64(writer, "losses", way->losses);
+    json_put_u64(writer, "bytes_in", way->bytes_in);
+    json_put_u64(writer, "bytes_out", way->bytes_out);
+    json_put_u64(writer, "discarded", way->discarded);
+    json_put_u64(writer, "corrupted", way->corrupted);
+    json_put_u64(writer, "losses", way->losses);
     json_end_object(writer);
 }
 
@@ -279,11 +274,11 @@ static void show(const struct wan_proxy *proxy, struct buffer *answer) {
         const struct link *link = proxy->links[i];
         json_key(&writer, link->name);
         json_begin_object(&writer);
-        put_u64(&writer, "port", link->port);
-        put_u64(&writer, "accepted", link->accepted);
-        put_u64(&writer, "open", link->open);
-        put_u64(&writer, "resets", link->resets);
-        put_u64(&writer, "refused", link->refused);
+        json_put_u64(&writer, "port", link->port);
+        json_put_u64(&writer, "accepted", link->accepted);
+        json_put_u64(&writer, "open", link->open);
+        json_put_u64(&writer, "resets", link->resets);
+        json_put_u64(&writer, "refused", link->refused);
         put_way(&writer, "up", &link->way[WAN_UP]);
         put_way(&writer, "down", &link->way[WAN_DOWN]);
         json_end_object(&writer);

@@ -25,44 +25,34 @@ struct wan_settings wan_settings_of(const struct topology_link *link) {
     return settings;
 }
 
-static void put(struct json_writer *writer, const char *key, double value) {
-    json_key(writer, key);
-    json_f64(writer, value); /* not finite: null */
-}
-
 static void put_fault(struct json_writer *writer, const char *key,
                       const struct topology_fault *fault) {
     json_key(writer, key);
     json_begin_object(writer);
-    put(writer, "every", fault->every);
-    put(writer, "lasts", fault->lasts);
-    put(writer, "at", fault->at);
-    put(writer, "at_lasts", fault->at_lasts);
-    json_key(writer, "regular");
-    json_bool(writer, fault->regular != 0);
+    json_put_f64(writer, "every", fault->every);
+    json_put_f64(writer, "lasts", fault->lasts);
+    json_put_f64(writer, "at", fault->at);
+    json_put_f64(writer, "at_lasts", fault->at_lasts);
+    json_put_bool(writer, "regular", fault->regular != 0);
     json_end_object(writer);
 }
 
 static void put_run(struct json_writer *writer, const struct topology_run *run) {
     json_key(writer, "run");
     json_begin_object(writer);
-    json_key(writer, "mode");
-    json_text(writer, run->mode == OUTER_DENSE ? "dense" : "sparse");
-    json_key(writer, "codec");
-    json_text(writer, codec_name(run->codec));
-    put(writer, "inner_steps", run->inner_steps);
-    put(writer, "fragments", run->fragments);
-    put(writer, "quorum", run->quorum);
-    put(writer, "grace", run->grace);
-    put(writer, "staleness_cap", run->staleness_cap);
-    put(writer, "warmup_steps", run->warmup_steps);
-    put(writer, "warmup_grace", run->warmup_grace);
-    put(writer, "snapshot_interval", run->snapshot_interval);
-    put(writer, "root_interval", run->root_interval);
-    json_key(writer, "dylu");
-    json_bool(writer, run->dylu != 0);
-    json_key(writer, "overlap");
-    json_bool(writer, run->overlap != 0);
+    json_put_text(writer, "mode", run->mode == OUTER_DENSE ? "dense" : "sparse");
+    json_put_text(writer, "codec", codec_name(run->codec));
+    json_put_f64(writer, "inner_steps", run->inner_steps);
+    json_put_f64(writer, "fragments", run->fragments);
+    json_put_f64(writer, "quorum", run->quorum);
+    json_put_f64(writer, "grace", run->grace);
+    json_put_f64(writer, "staleness_cap", run->staleness_cap);
+    json_put_f64(writer, "warmup_steps", run->warmup_steps);
+    json_put_f64(writer, "warmup_grace", run->warmup_grace);
+    json_put_f64(writer, "snapshot_interval", run->snapshot_interval);
+    json_put_f64(writer, "root_interval", run->root_interval);
+    json_put_bool(writer, "dylu", run->dylu != 0);
+    json_put_bool(writer, "overlap", run->overlap != 0);
     json_end_object(writer);
 }
 
@@ -71,19 +61,18 @@ static void put_site(struct json_writer *writer, const struct topology *topology
     struct topology_place place = topology_place(topology, index, seed);
     const struct topology_site *site = &topology->groups[place.group];
     json_begin_object(writer);
-    json_key(writer, "name");
-    json_text(writer, place.name);
-    put(writer, "step", place.step);
-    put(writer, "batch_tokens", site->batch_tokens);
-    put(writer, "restart", site->restart);
-    put(writer, "checkpoint", site->checkpoint);
-    put(writer, "joins", site->joins);
-    put(writer, "leaves", site->leaves);
-    put(writer, "up", site->link.up);
-    put(writer, "down", site->link.down);
-    put(writer, "rtt", site->link.rtt);
-    put(writer, "loss", site->link.loss);
-    put(writer, "connections", site->link.connections);
+    json_put_text(writer, "name", place.name);
+    json_put_f64(writer, "step", place.step);
+    json_put_f64(writer, "batch_tokens", site->batch_tokens);
+    json_put_f64(writer, "restart", site->restart);
+    json_put_f64(writer, "checkpoint", site->checkpoint);
+    json_put_f64(writer, "joins", site->joins);
+    json_put_f64(writer, "leaves", site->leaves);
+    json_put_f64(writer, "up", site->link.up);
+    json_put_f64(writer, "down", site->link.down);
+    json_put_f64(writer, "rtt", site->link.rtt);
+    json_put_f64(writer, "loss", site->link.loss);
+    json_put_f64(writer, "connections", site->link.connections);
     put_fault(writer, "failure", &site->failure);
     put_fault(writer, "outage", &site->link.outage);
     put_fault(writer, "reset", &site->link.reset);
@@ -93,10 +82,9 @@ static void put_site(struct json_writer *writer, const struct topology *topology
 void wan_describe(const struct topology *topology, uint64_t seed, struct buffer *out) {
     struct json_writer writer = json_writer_of(out, false);
     json_begin_object(&writer);
-    json_key(&writer, "name");
-    json_text(&writer, topology->name);
-    put(&writer, "duration", topology->duration);
-    put(&writer, "parameters", topology->model.parameters);
+    json_put_text(&writer, "name", topology->name);
+    json_put_f64(&writer, "duration", topology->duration);
+    json_put_f64(&writer, "parameters", topology->model.parameters);
     put_run(&writer, &topology->run);
     json_key(&writer, "coordinator");
     json_begin_object(&writer);
