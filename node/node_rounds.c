@@ -56,7 +56,7 @@ bool node_rounds_drained(const struct node_state *state) {
         return false;
     for (uint32_t fragment = 0; fragment < state->fragments; fragment++) {
         enum slot_phase phase = state->slots[fragment].phase;
-        /* nothing is taken while the run is paused: it is in the spool, and goes at the next start */
+        /* a paused run takes nothing: it is in the spool, and goes at the next start */
         if (phase == SLOT_BACKOFF && run_state_phase(state->run) == RUN_PAUSED) continue;
         if (phase != SLOT_TRAINING && phase != SLOT_ACCEPTED) return false;
     }

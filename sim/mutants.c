@@ -85,7 +85,8 @@ const struct mutant mutants[] = {
     {"away_for_never", "a site that is silent counts for ever",
      "coordinator/coordinator_presence.c",
      "    uint64_t away = away_at(state, presence), due",
-     "    uint64_t away = MUTATED(\"away_for_never\") ? UINT64_MAX : away_at(state, presence), due"},
+     "    uint64_t away = MUTATED(\"away_for_never\") ? UINT64_MAX : away_at(state, presence), "
+     "due"},
     {"away_for_good", "a site that was away and is heard again does not count",
      "coordinator/coordinator_presence.c",
      "    if (!presence->heard || is_away) return",
