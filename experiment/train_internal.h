@@ -134,14 +134,28 @@ struct train {
     struct error failure;
 };
 
-/* --- train.c --- */
-/* The norm that longer ones are scaled down to now; INFINITY: none. */
-double train_clip_limit(const struct train *train);
+/* A contribution's header, frames and receipt; an entry and its frames. */
+enum { HEADER_BYTES = 600 };
 
+/* --- train.c --- */
+struct train_event train_event_at(double at, enum train_event_kind kind, uint32_t site);
+void train_post(struct train *train, struct train_event event);
+/* Seconds that a message over the link is late by, drawn anew. */
+double train_jitter(struct train *train, const struct topology_link *link);
+/* When something that is due at `at` can be done; `at` never goes back. */
+double faults_release(struct train_faults *faults, double at);
 MUST_USE enum status train_note_evaluation(struct train *train, struct error *error);
 
 /* --- train_cluster.c --- */
 MUST_USE enum status cluster_run(struct train *train, struct error *error);
+
+/* --- train_coordinator.c --- */
+/* The norm that longer ones are scaled down to now; INFINITY: none. */
+double train_clip_limit(const struct train *train);
+/* A contribution is there. */
+MUST_USE enum status train_arrive(struct train *train, const struct train_event *event);
+/* Starts the outer steps that are due, or sets the time to look again. */
+MUST_USE enum status train_consider(struct train *train, struct error *error);
 
 /* --- train_hostile.c --- */
 bool site_is_hostile(const struct train *train, const struct train_site *site);
