@@ -196,7 +196,8 @@ static bool is_named_and_gone(const struct coordinator *coordinator,
     bool named = false;
     for (uint64_t i = 0; i < disk->entry_count && !named && !disk_blob_find(disk, digest); i++) {
         struct contribution c;
-        named = disk->entries[i].data[0] == LEDGER_CONTRIBUTION &&
+        named = i != disk->damaged_entry && /* what it names cannot be read until it is mended */
+                disk->entries[i].data[0] == LEDGER_CONTRIBUTION &&
                 ledger_entry_decode(buffer_bytes(&disk->entries[i]), entry, NULL) == OK &&
                 contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE),
                                     &c, NULL) == OK &&
