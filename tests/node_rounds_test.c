@@ -327,3 +327,54 @@ TEST(a_site_that_was_restored_from_a_backup_goes_on_after_what_the_ledger_has_of
     CHECK_EQUAL(node_state_sequence(s->state), 1);
     site_close(s);
 }
+
+/* ---- heartbeats, and leaving ----------------------------------------------------------------- */
+
+/* Rings until the site beats; the beat is yet to be answered. */
+static const struct node_action *next_beat(struct site *s) {
+    for (int i = 0; i < 100 && !find(s, NODE_DO_HEARTBEAT); i++) wait_for_timer(s);
+    CHECK(find(s, NODE_DO_HEARTBEAT) != NULL);
+    return find(s, NODE_DO_HEARTBEAT);
+}
+
+TEST(a_site_beats_more_often_than_it_was_told_where_its_silence_would_count_it_away) {
+    struct site *s = site_open(); /* told: every 1000 s; away_after is two minutes */
+    for (int i = 0; i < 3; i++) {
+        uint64_t before = s->now_ms;
+        (void)next_beat(s);
+        CHECK(s->now_ms - before <= 40000);
+        step(s, &(struct node_event){.kind = NODE_HEARTBEAT_REPLY});
+    }
+    site_close(s);
+}
+
+TEST(a_site_leaves_a_paused_run_with_a_message_on_its_hands) {
+    struct site *s = site_open();
+    struct node_event refused = {.kind = NODE_UPLOAD_REFUSED};
+    send_round(s);
+    refused.sequence = s->contribution.sequence;
+    refused.refused.code = REFUSED_PAUSED;
+    fixture_note(s->f, LEDGER_PAUSED);
+    tell_entries(s);
+    step(s, &refused);
+    CHECK_EQUAL(node_state_slot(s->state, 0), SLOT_BACKOFF);
+    step(s, &(struct node_event){.kind = NODE_LEAVE});
+    CHECK(next_beat(s)->leaving);
+    struct node_event reply = {.kind = NODE_HEARTBEAT_REPLY};
+    reply.heartbeat.has_left = true;
+    step(s, &reply);
+    CHECK(find(s, NODE_DO_LEFT) != NULL);
+    site_close(s);
+}
+
+TEST(a_site_that_leaves_a_run_that_goes_on_sends_its_message_first) {
+    struct site *s = site_open();
+    struct node_event refused = {.kind = NODE_UPLOAD_REFUSED};
+    send_round(s);
+    refused.sequence = s->contribution.sequence;
+    refused.refused.code = REFUSED_BUSY;
+    step(s, &refused);
+    step(s, &(struct node_event){.kind = NODE_LEAVE});
+    CHECK(!next_beat(s)->leaving);
+    site_close(s);
+}
