@@ -348,15 +348,18 @@ TEST(a_site_beats_more_often_than_it_was_told_where_its_silence_would_count_it_a
     site_close(s);
 }
 
+static void turn_away(struct site *s, enum refusal code) {
+    struct node_event refused = {.kind = NODE_UPLOAD_REFUSED, .sequence = s->contribution.sequence};
+    refused.refused.code = code;
+    step(s, &refused);
+}
+
 TEST(a_site_leaves_a_paused_run_with_a_message_on_its_hands) {
     struct site *s = site_open();
-    struct node_event refused = {.kind = NODE_UPLOAD_REFUSED};
     send_round(s);
-    refused.sequence = s->contribution.sequence;
-    refused.refused.code = REFUSED_PAUSED;
     fixture_note(s->f, LEDGER_PAUSED);
     tell_entries(s);
-    step(s, &refused);
+    turn_away(s, REFUSED_PAUSED);
     CHECK_EQUAL(node_state_slot(s->state, 0), SLOT_BACKOFF);
     step(s, &(struct node_event){.kind = NODE_LEAVE});
     CHECK(next_beat(s)->leaving);
@@ -369,11 +372,8 @@ TEST(a_site_leaves_a_paused_run_with_a_message_on_its_hands) {
 
 TEST(a_site_that_leaves_a_run_that_goes_on_sends_its_message_first) {
     struct site *s = site_open();
-    struct node_event refused = {.kind = NODE_UPLOAD_REFUSED};
     send_round(s);
-    refused.sequence = s->contribution.sequence;
-    refused.refused.code = REFUSED_BUSY;
-    step(s, &refused);
+    turn_away(s, REFUSED_BUSY);
     step(s, &(struct node_event){.kind = NODE_LEAVE});
     CHECK(!next_beat(s)->leaving);
     site_close(s);

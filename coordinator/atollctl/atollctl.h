@@ -30,12 +30,17 @@ struct ctl_settings {
     bool dry_run, ready;
 };
 
-/* Sends the order and waits; while the coordinator is busy, again and again, as long as --timeout
- * says. The reply lives in *arena, which the caller ends with arena_deinit (also after a failure).
- * REFUSED (UNAVAILABLE: still busy) with the coordinator's words where its code is not OK. */
+/* Sends the order, in the newest protocol, and waits; while the coordinator is busy, again and
+ * again, as long as --timeout says. The reply lives in *arena, which the caller ends with
+ * arena_deinit (also after a failure). REFUSED (UNAVAILABLE: still busy) with the coordinator's
+ * words where its code is not OK. */
 MUST_USE enum status client_ask(const struct ctl_settings *settings,
                                 const struct admin_request *request, struct arena *arena,
                                 struct admin_reply *out, struct error *error);
+/* The same for an order with nothing to show, then print_done with `done`; the exit code. `detail`
+ * NULL: the version that the reply names. */
+int client_order(const struct ctl_settings *settings, const struct admin_request *request,
+                 const char *done, const char *detail);
 
 /* Prints "atollctl: message" on stderr; the exit code for it. */
 int report_failure(const struct error *error);

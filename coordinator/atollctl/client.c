@@ -1,4 +1,5 @@
 /* One admin call over TLS with the keys of --keys (coordinator/atollctl/atollctl.h). */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -109,13 +110,29 @@ enum status client_ask(const struct ctl_settings *settings, const struct admin_r
                        struct arena *arena, struct admin_reply *out, struct error *error) {
     struct credentials credentials = {0};
     struct buffer raw = {0};
+    struct admin_request spoken = *request;
+    spoken.protocol = WIRE_PROTOCOL_NEWEST;
     out->code = ADMIN_OK;
     arena_create(arena, ARENA_SIZE);
-    enum status status = admin_request_encode(request, &raw, error);
+    enum status status = admin_request_encode(&spoken, &raw, error);
     if (status == OK) status = credentials_read(settings, &credentials, error);
     if (status == OK)
         status = exchange(settings, &credentials, buffer_bytes(&raw), arena, out, error);
     credentials_clear(&credentials);
     buffer_deinit(&raw);
     return status;
+}
+
+int client_order(const struct ctl_settings *settings, const struct admin_request *request,
+                 const char *done, const char *detail) {
+    struct admin_reply reply = {0};
+    struct arena arena = {0};
+    struct error error = {0};
+    enum status status = client_ask(settings, request, &arena, &reply, &error);
+    char version[32];
+    snprintf(version, sizeof version, "version %llu", (unsigned long long)reply.value);
+    arena_deinit(&arena);
+    if (status != OK) return report_failure(&error);
+    print_done(settings, done, detail ? detail : version);
+    return EXIT_DONE;
 }

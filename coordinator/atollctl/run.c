@@ -211,7 +211,7 @@ static void status_text(const struct run_status *run) {
 }
 
 static enum status show_status(const struct ctl_settings *settings, struct error *error) {
-    struct admin_request request = {.protocol = WIRE_PROTOCOL_NEWEST, .verb = ADMIN_STATUS};
+    struct admin_request request = {.verb = ADMIN_STATUS};
     struct admin_reply reply;
     struct arena arena = {0};
     enum status status = client_ask(settings, &request, &arena, &reply, error);
@@ -249,24 +249,12 @@ static int run_status_command(struct options *options, void *values) {
 /* ---- orders ---------------------------------------------------------------------------------- */
 
 static int order(const struct ctl_settings *settings, enum admin_verb verb, const char *done) {
-    struct admin_request request = {.protocol = WIRE_PROTOCOL_NEWEST,
-                                    .verb = verb,
+    struct admin_request request = {.verb = verb,
                                     .reason = settings->reason ? settings->reason : "",
                                     .value = verb == ADMIN_RESUME ? settings->token_budget
                                                                   : settings->inner_steps};
-    struct admin_reply reply = {0};
-    struct arena arena = {0};
-    struct error error = {0};
-    enum status status = client_ask(settings, &request, &arena, &reply, &error);
-    char version[32];
-    snprintf(version, sizeof version, "version %llu", (unsigned long long)reply.value);
-    arena_deinit(&arena);
-    if (status != OK) return report_failure(&error);
-    print_done(settings, done,
-               verb == ADMIN_SNAPSHOT ? version
-               : settings->reason     ? settings->reason
-                                      : "");
-    return EXIT_DONE;
+    const char *reason = settings->reason ? settings->reason : "";
+    return client_order(settings, &request, done, verb == ADMIN_SNAPSHOT ? NULL : reason);
 }
 
 static int run_pause(struct options *options, void *values) {
@@ -283,25 +271,17 @@ static int run_snapshot(struct options *options, void *values) {
 }
 static int run_set(struct options *options, void *values) {
     const struct ctl_settings *settings = values;
-    struct admin_request request = {.protocol = PROTOCOL_VERSION,
-                                    .verb = ADMIN_SET_RULE,
+    struct admin_request request = {.verb = ADMIN_SET_RULE,
                                     .site_name = "",
                                     .reason = settings->reason ? settings->reason : "",
                                     .key = settings->key,
                                     .rule_value = settings->value};
-    struct admin_reply reply = {0};
-    struct arena arena = {0};
-    struct error error = {0};
     (void)options;
-    enum status status = client_ask(settings, &request, &arena, &reply, &error);
-    arena_deinit(&arena);
-    if (status != OK) return report_failure(&error);
-    print_done(settings, "rule set", settings->key);
-    return EXIT_DONE;
+    return client_order(settings, &request, "rule set", settings->key);
 }
 static int run_rules(struct options *options, void *values) {
     const struct ctl_settings *settings = values;
-    struct admin_request request = {.protocol = PROTOCOL_VERSION, .verb = ADMIN_RULES};
+    struct admin_request request = {.verb = ADMIN_RULES};
     struct admin_reply reply = {0};
     struct arena arena = {0};
     struct error error = {0};

@@ -97,16 +97,8 @@ static void print_invitation(const struct ctl_settings *settings, const char *ad
 }
 
 static int site_uninvite(const struct ctl_settings *settings) {
-    struct admin_request request = {
-        .protocol = WIRE_PROTOCOL_NEWEST, .verb = ADMIN_UNINVITE, .site_name = settings->withdraw};
-    struct admin_reply reply;
-    struct arena arena = {0};
-    struct error error = {0};
-    enum status status = client_ask(settings, &request, &arena, &reply, &error);
-    arena_deinit(&arena);
-    if (status != OK) return report_failure(&error);
-    print_done(settings, "withdrawn", settings->withdraw);
-    return EXIT_DONE;
+    struct admin_request request = {.verb = ADMIN_UNINVITE, .site_name = settings->withdraw};
+    return client_order(settings, &request, "withdrawn", settings->withdraw);
 }
 
 static int site_invite(struct options *options, void *values) {
@@ -125,7 +117,6 @@ static int site_invite(struct options *options, void *values) {
         return OPTIONS_EXIT_USAGE;
     }
     struct admin_request request = {
-        .protocol = WIRE_PROTOCOL_NEWEST,
         .verb = ADMIN_INVITE,
         .site_name = settings->name,
         .expires_ms = settings->expires_ms ? clock_wall_ms() + settings->expires_ms : 0};
@@ -186,8 +177,7 @@ static int site_invitations(struct options *options, void *values) {
     struct json_writer writer = json_writer_of(&out, true);
     struct error error = {0};
     bool json = settings->format == FORMAT_JSON;
-    struct admin_request request = {
-        .protocol = WIRE_PROTOCOL_NEWEST, .verb = ADMIN_INVITATIONS, .first_site = 1};
+    struct admin_request request = {.verb = ADMIN_INVITATIONS, .first_site = 1};
     enum status status = OK;
     (void)options;
     if (json)
@@ -347,8 +337,7 @@ static void site_json(const struct site_status *site, struct json_writer *writer
 
 static enum status list_page(const struct ctl_settings *settings, uint32_t *first,
                              struct json_writer *writer, struct error *error) {
-    struct admin_request request = {
-        .protocol = WIRE_PROTOCOL_NEWEST, .verb = ADMIN_SITES, .first_site = *first};
+    struct admin_request request = {.verb = ADMIN_SITES, .first_site = *first};
     struct admin_reply reply;
     struct arena arena = {0};
     enum status status = client_ask(settings, &request, &arena, &reply, error);
@@ -392,19 +381,11 @@ static int site_list(struct options *options, void *values) {
 
 static int site_revoke(struct options *options, void *values) {
     const struct ctl_settings *settings = values;
-    struct admin_request request = {.protocol = WIRE_PROTOCOL_NEWEST,
-                                    .verb = ADMIN_REVOKE,
+    struct admin_request request = {.verb = ADMIN_REVOKE,
                                     .site_name = settings->name,
                                     .reason = settings->reason ? settings->reason : ""};
-    struct admin_reply reply;
-    struct arena arena = {0};
-    struct error error = {0};
     (void)options;
-    enum status status = client_ask(settings, &request, &arena, &reply, &error);
-    arena_deinit(&arena);
-    if (status != OK) return report_failure(&error);
-    print_done(settings, "revoked", settings->name);
-    return EXIT_DONE;
+    return client_order(settings, &request, "revoked", settings->name);
 }
 
 /* ---- the tree -------------------------------------------------------------------------------- */
