@@ -291,15 +291,20 @@ static void check_inner_steps(struct federation *f) {
         slowest = MAX(slowest, s->site[i].step_us);
         dylu_note(&rates, 1.0 / (double)s->site[i].step_us);
     }
-    /* of two that are measured one may tell any number of steps; who is up may not be linked */
+    /* of two that are measured one may tell any number of steps */
     if (rates.count < 4 && !all_honest) return;
     uint64_t round = run_state_inner_steps(check_run(f->check)) * slowest;
     uint64_t until =
         f->world.now + (s->manifest.merge.away_after_ms + 2 * s->heartbeat_ms) * MS + 12 * round;
     if (!run_until(f, until)) return;
-    uint32_t present = 0;
-    for (uint32_t i = 1; i <= f->site_count; i++) present += site_core(f->sites[i]) != NULL;
+    uint32_t present = 0, counted = 0; /* who is up; who is linked, too, and so may be measured */
+    for (uint32_t i = 1; i <= f->site_count; i++) {
+        if (!site_core(f->sites[i])) continue;
+        present++;
+        counted += run_state_is_present(check_run(f->check), i);
+    }
     if (present != rates.count) return; /* somebody came or went meanwhile */
+    if (counted != present && !all_honest) return;
     /* nobody trains, none is told */
     if (run_state_phase(check_run(f->check)) != RUN_ACTIVE) return;
     for (uint32_t i = 1; i <= f->site_count; i++) {
