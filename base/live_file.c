@@ -13,8 +13,8 @@
 #include "base/file.h"
 #include "base/memory.h"
 
-/* Blocks beyond the end, which a later write in place may take. A file system that has no such
- * thing does without. */
+/* Blocks beyond the end, which a later write in place may take. A file system that cannot do this
+ * goes without. */
 static enum status keep_room(int file, size_t size, struct error *error) {
     if (fallocate(file, FALLOC_FL_KEEP_SIZE, 0, (off_t)(size + LIVE_FILE_ROOM)) == 0) return OK;
     if (errno != ENOSPC && errno != EDQUOT) return OK;

@@ -9,7 +9,7 @@
 /* How much the content may grow once the disk is full. */
 enum { LIVE_FILE_ROOM = 16 * 1024 };
 
-/* Whole or not at all for readers, but not synced: a file a second is not worth a disk's time. On a
+/* Whole or not at all for readers, but not synced: one write per second is not worth a sync. On a
  * full disk it is written over what is there, where a reader may see half of it; what is left of a
  * longer content becomes empty lines. FULL if there is no room even so; INVALID if the path is of
  * something that is not a regular file; FAILED for the rest. */

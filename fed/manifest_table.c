@@ -128,7 +128,7 @@ const struct setting manifest_settings[] = {
              "on; shares, its site's share of the data over the tokens that it trains in a time. "
              "At most twice as much as under equal."},
     {"shares", SETTING_CHARS, AT(shares), "none", .check = shares_check,
-     .form = "SITE=NUMBER for each site with blanks between, or a mapping of them",
+     .form = "SITE=NUMBER for each site, separated by blanks, or a mapping of them",
      .help = "With weights: shares, what the sites' data should count, relative to each other; a "
              "site that is not named has the mean of those that are. none: all alike."},
 
