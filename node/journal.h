@@ -88,6 +88,7 @@ struct journal_checkpoint {
         uint64_t base_version;
         uint64_t in_flight; /* sequence whose snapshot is in `snapshot`; 0: none */
         uint64_t over;      /* the last sequence that was over; 0: none */
+        bool baseless;      /* what `base` has of it is not the base of that version */
         struct round_progress progress;
     } fragment[FRAGMENTS_LIMIT];
     struct journal_blob global, trainer, base, snapshot;

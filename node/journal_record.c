@@ -105,6 +105,7 @@ void journal_checkpoint_encode(const struct journal_checkpoint *checkpoint, stru
         buffer_u64(out, checkpoint->fragment[i].base_version);
         buffer_u64(out, checkpoint->fragment[i].in_flight);
         buffer_u64(out, checkpoint->fragment[i].over);
+        buffer_u8(out, checkpoint->fragment[i].baseless);
         progress_write_to(&checkpoint->fragment[i].progress, out);
     }
     blob_write_to(&checkpoint->global, out);
@@ -117,6 +118,7 @@ enum status journal_checkpoint_decode(struct bytes raw, struct journal_checkpoin
                                       struct error *error) {
     struct reader reader = reader_of(raw);
     struct journal_checkpoint checkpoint = {0};
+    bool are_flags = true;
     uint8_t format = reader_u8(&reader);
     checkpoint.version = reader_u64(&reader);
     reader_copy(&reader, checkpoint.root, DIGEST_SIZE);
@@ -130,6 +132,9 @@ enum status journal_checkpoint_decode(struct bytes raw, struct journal_checkpoin
         checkpoint.fragment[i].base_version = reader_u64(&reader);
         checkpoint.fragment[i].in_flight = reader_u64(&reader);
         checkpoint.fragment[i].over = reader_u64(&reader);
+        uint8_t baseless = reader_u8(&reader);
+        are_flags &= baseless <= 1;
+        checkpoint.fragment[i].baseless = baseless == 1;
         checkpoint.fragment[i].progress = progress_read_from(&reader);
     }
     checkpoint.global = blob_read_from(&reader);
@@ -138,6 +143,7 @@ enum status journal_checkpoint_decode(struct bytes raw, struct journal_checkpoin
     checkpoint.snapshot = blob_read_from(&reader);
     if (reader_finish(&reader, "the checkpoint's record", error) != OK)
         return error_wrap(error, CORRUPT, "journal");
+    if (!are_flags) return error_set(error, CORRUPT, "journal: a flag of the checkpoint's record");
     *out = checkpoint;
     return OK;
 }

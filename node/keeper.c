@@ -203,6 +203,7 @@ static enum status write_checkpoint(struct keeper *keeper, struct keeper_job *jo
         checkpoint.fragment[i].base_version = taken->fragment[i].base_version;
         checkpoint.fragment[i].in_flight = taken->fragment[i].mark.in_flight;
         checkpoint.fragment[i].over = taken->fragment[i].mark.over;
+        checkpoint.fragment[i].baseless = taken->fragment[i].mark.baseless;
         checkpoint.fragment[i].progress = taken->fragment[i].mark.progress;
     }
     state_root(replica->global.theta, replica->parameters, checkpoint.root);

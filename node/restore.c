@@ -174,7 +174,8 @@ static enum status find_base(struct restoring *r, const struct journal_round *ro
     uint32_t fragment = round->fragment;
     float *base = r->input->replica->base + piece.start;
     const struct buffer *replayed = &r->bases.fragment[fragment];
-    if (r->checkpoint && r->checkpoint->fragment[fragment].base_version == round->base_version) {
+    if (r->checkpoint && !r->checkpoint->fragment[fragment].baseless &&
+        r->checkpoint->fragment[fragment].base_version == round->base_version) {
         memcpy(base, floats_of(&r->base, piece), piece.size);
         return OK;
     }
@@ -194,6 +195,7 @@ static enum status restore_in_flight(struct restoring *r, const struct journal_r
         kept ? r->checkpoint->fragment[fragment].base_version : round->base_version;
     replica->base_version[fragment] = spooled->base_version;
     if (kept) {
+        spooled->baseless = r->checkpoint->fragment[fragment].baseless;
         memcpy(replica->base + piece.start, floats_of(&r->base, piece), piece.size);
         memcpy(replica->snapshot + piece.start, floats_of(&r->snapshot, piece), piece.size);
         return OK;
@@ -279,7 +281,9 @@ static enum status restore_fragment(struct restoring *r, uint32_t fragment, stru
     spooled->accepted =
         (struct ledger_head){.epoch = round->accepted.epoch, .size = round->accepted.size};
     memcpy(spooled->accepted.root, round->accepted.root, DIGEST_SIZE);
-    return restore_in_flight(r, round, piece, spooled, error);
+    TRY(restore_in_flight(r, round, piece, spooled, error));
+    out->fragment[fragment].baseless = spooled->baseless;
+    return OK;
 }
 
 /* ---- the trainer ----------------------------------------------------------------------------- */

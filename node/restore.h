@@ -22,7 +22,8 @@
  * flight may be behind: the site follows from there. Where c does not have it, the replay goes by
  * it. Only a base that moved on after c's bases were taken, to a version before c's own, is in
  * neither: in dense mode it is then theta_s + decode(message), the base except for rounding; in
- * sparse mode the message stands where it is until it is merged or refused, which needs no base.
+ * sparse mode the message stands where it is until it is merged or refused, which needs no base;
+ * checkpoints made meanwhile say so.
  *
  * Pure over the journal and a port: node/restore_model.h has the trainer, the simulator a toy.
  */

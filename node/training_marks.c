@@ -9,6 +9,7 @@ void training_mark_snapshot(struct training_mark *mark, struct replica *replica,
                             uint64_t sequence, const float *local) {
     replica_snapshot(replica, fragment, local);
     mark->in_flight = sequence;
+    mark->baseless = false;
     round_progress_snapshot(&mark->progress, replica->fragments);
 }
 
@@ -22,6 +23,7 @@ void training_mark_rebase(struct training_mark *mark, struct replica *replica, u
                    why == MOVE_MERGED ? REBASE_SENT : replica_refused(replica));
     mark->in_flight = 0;
     mark->over = sequence;
+    mark->baseless = false;
     round_progress_over(&mark->progress, why == MOVE_REFUSED);
 }
 

@@ -20,6 +20,9 @@ enum training_move {                  /* why a fragment goes to another base */
 struct training_mark {  /* of a fragment */
     uint64_t in_flight; /* sequence of the message whose snapshot is in the replica; 0: none */
     uint64_t over;      /* the last sequence that was over; 0: none */
+    /* A start did not bring back the base of the message in flight: what stands there in its place
+     * follows nothing, not after another start, either. */
+    bool baseless;
     struct round_progress progress;
 };
 

@@ -401,6 +401,11 @@ const struct mutant mutants[] = {
      "        kept ? r->checkpoint->fragment[fragment].base_version : round->base_version;",
      "        kept && !MUTATED(\"base_of_the_record\") ? "
      "r->checkpoint->fragment[fragment].base_version : round->base_version;"},
+    {"baseless_forgotten", "a second restart takes a base that is gone for one that is there",
+     "node/restore.c",
+     "        spooled->baseless = r->checkpoint->fragment[fragment].baseless;\n",
+     "        spooled->baseless = r->checkpoint->fragment[fragment].baseless && "
+     "!MUTATED(\"baseless_forgotten\");\n"},
     {"follow_forgets_its_own", "the step with a part of ours is followed, not merged",
      "node/training_marks.c",
      "why == MOVE_MERGED ? REBASE_SENT :",

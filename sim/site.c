@@ -338,6 +338,18 @@ static struct trained trained_of(const struct simulated_site *site, uint32_t fra
     return trained;
 }
 
+/* Where the base of a message is gone the core hears of it at each start, until the message is over.
+ * In dense mode a base is rebuilt. */
+static void check_baseless(const struct simulated_site *site, const struct restored *restored) {
+    for (size_t i = 0; i < restored->spooled_count; i++) {
+        const struct node_spooled *spooled = &restored->spooled[i];
+        if (site->replica.feedback && site->own.baseless[spooled->fragment] && !spooled->baseless)
+            world_fail(site->world, "restart",
+                       "%s, fragment %u: a base that is gone is taken for one that is there",
+                       site->name, spooled->fragment);
+    }
+}
+
 static enum status restore(struct simulated_site *site, struct restored *restored,
                            struct error *error) {
     struct restore_input input = {.journal = site->journal,
@@ -361,6 +373,7 @@ static enum status restore(struct simulated_site *site, struct restored *restore
         site->trained[f] = trained_of(site, f);
         site_progress_restored(site, f);
     }
+    check_baseless(site, restored);
     return OK;
 }
 

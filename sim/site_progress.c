@@ -156,7 +156,8 @@ static bool base_is_gone(const struct simulated_site *site, const struct journal
     const struct journal_checkpoint *checkpoint = journal_checkpoint(site->journal);
     uint64_t from = checkpoint ? checkpoint->version : 0;
     if (kept) return site->own.kept_baseless[round->fragment];
-    if (checkpoint && checkpoint->fragment[round->fragment].base_version == round->base_version)
+    if (checkpoint && !site->own.kept_baseless[round->fragment] &&
+        checkpoint->fragment[round->fragment].base_version == round->base_version)
         return false;
     return round->base_version < from || round->base_version > site->replica.global.version;
 }

@@ -379,7 +379,8 @@ TEST(a_journal_of_another_fragmentation_is_refused) {
 
 TEST(records_that_are_cut_longer_or_of_another_format_are_corrupt) {
     struct journal_round round = round_of(5, "payload"), read;
-    struct journal_checkpoint checkpoint = {.version = 3, .fragments = 2}, got;
+    struct journal_checkpoint checkpoint = {.version = 3, .fragments = 2}, got = {0};
+    checkpoint.fragment[1].baseless = true;
     struct buffer raw = {0};
     struct error error = {0};
     journal_round_encode(&round, &raw);
@@ -397,6 +398,11 @@ TEST(records_that_are_cut_longer_or_of_another_format_are_corrupt) {
     CHECK_OK(journal_checkpoint_decode(buffer_bytes(&raw), &got, &error));
     for (size_t size = 0; size < raw.size; size++)
         CHECK_STATUS(journal_checkpoint_decode(bytes_of(raw.data, size), &got, NULL), CORRUPT);
+    CHECK(!got.fragment[0].baseless && got.fragment[1].baseless);
+    size_t flag = 1 + 8 + DIGEST_SIZE + 8 + 8 + 4 + 3 * 8; /* of fragment 0 */
+    raw.data[flag] = 2;
+    CHECK_STATUS(journal_checkpoint_decode(buffer_bytes(&raw), &got, NULL), CORRUPT);
+    raw.data[flag] = 0;
     raw.data[1 + 8 + DIGEST_SIZE + 8 + 8] = 200; /* fragments */
     CHECK_STATUS(journal_checkpoint_decode(buffer_bytes(&raw), &got, NULL), CORRUPT);
     buffer_deinit(&raw);

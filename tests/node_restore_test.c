@@ -17,6 +17,7 @@ struct crashed {
     struct journal *journal;
     float *base, *snapshot, *local, *theta_s, *feedback; /* what the records hold; [count] */
     struct trainer_counters counters;
+    bool baseless; /* what the next checkpoint says of its message in flight */
     uint8_t header[CONTRIBUTION_HEADER_SIZE]; /* of the round: 60 steps, 6000 tokens */
 };
 
@@ -45,6 +46,7 @@ static void begin(struct crashed *crashed, enum outer_mode mode) {
     crashed->theta_s = vector(crashed, 13);
     crashed->feedback = vector(crashed, 14);
     crashed->local = xcalloc(crashed->site.count, sizeof(float));
+    crashed->baseless = false;
 }
 
 static struct bytes floats(const struct crashed *crashed, const float *values) {
@@ -69,6 +71,7 @@ static void checkpoint_on(struct crashed *crashed, unsigned steps, uint64_t over
     record.fragment[0].base_version = base_version;
     record.fragment[0].over = over;
     record.fragment[0].in_flight = in_flight;
+    record.fragment[0].baseless = crashed->baseless;
     record.fragment[0].progress = counted;
     if (!in_flight)
         record.fragment[0].progress.steps_in_flight = record.fragment[0].progress.tokens_in_flight =
@@ -243,6 +246,24 @@ TEST(a_message_in_flight_younger_than_the_checkpoint_goes_on_from_theta_s) {
     CHECK_EQUAL(restored.spooled[0].base_version, 5);
     CHECK(
         restored.spooled[0].baseless); /* its base, 5, is neither in the checkpoint nor replayed */
+    end(&crashed);
+}
+
+/* The checkpoint made after that start has theta_s and the message, and no base. */
+TEST(a_base_that_is_gone_is_gone_after_the_next_start_too) {
+    struct crashed crashed;
+    begin(&crashed, OUTER_SPARSE);
+    checkpoint(&crashed, 2, 3, 0);
+    record_round(&crashed, 2, 4);
+    struct restored restored = restart(&crashed);
+    CHECK(restored.spooled[0].baseless);
+    CHECK(restored.fragment[0].baseless);
+    crashed.baseless = restored.fragment[0].baseless;
+    checkpoint_on(&crashed, 1, 3, 4, 5);
+    restored = restart(&crashed);
+    check_same(&crashed, crashed.site.replica.snapshot, crashed.snapshot);
+    CHECK(restored.spooled[0].baseless);
+    CHECK(restored.fragment[0].baseless);
     end(&crashed);
 }
 
