@@ -31,12 +31,12 @@ class Run:
     """A federation with a coordinator, ended with the block."""
 
     def __init__(self, codec="topk2-64", coordinator=(), descriptors=None, large=False,
-                 **keys):
+                 text=None, **keys):
         """coordinator: options of its program; descriptors: as many as it may have open; large:
-        enough for 64 fragments."""
+        enough for 64 fragments; text: the whole manifest."""
         needed()
         mode = "sparse" if codec.startswith("topk2") else "dense"
-        text = manifest(mode=mode, codec__kind=codec, **keys)
+        text = text or manifest(mode=mode, codec__kind=codec, **keys)
         if large:
             text = text.replace("hidden: 32", "hidden: 128").replace("ffn: 64", "ffn: 256")
         self.federation = Federation(PROGRAMS, "federation", text)
