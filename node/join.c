@@ -51,8 +51,9 @@ static enum status turn(struct error *error, enum status status, const char *wor
     return error_wrap(error, status, "%s", words);
 }
 
-/* Asks until somebody answers: the coordinator may be starting, or coming back. Who answers with
- * another certificate than the token names will do so again. */
+/* Asks until somebody answers: the coordinator may be starting, coming back, or have no room among
+ * strangers for one more. Who answers with another certificate than the token names will do so
+ * again. */
 static enum status ask(struct rpc_channel *channel, struct bytes request, struct buffer *raw,
                        struct error *error) {
     uint64_t end = clock_monotonic_ms() + JOIN_TIMEOUT_MS;
@@ -60,7 +61,7 @@ static enum status ask(struct rpc_channel *channel, struct bytes request, struct
         struct rpc_call_options how = {.progress_timeout_ms = JOIN_TIMEOUT_MS};
         enum status status = rpc_channel_unary_wait(channel, service_path(METHOD_JOIN), &how,
                                                     request, raw, NULL, error);
-        if (status != UNAVAILABLE) return status;
+        if (status != UNAVAILABLE && status != FULL) return status;
         if (rpc_is_distrust(error->message)) {
             char words[200], here[CERTIFICATE_TIME_SIZE];
             snprintf(words, sizeof words,

@@ -87,9 +87,9 @@ struct fake { /* what it does is set before the site's thread starts, or between
     uint8_t header[CONTRIBUTION_HEADER_SIZE];
     atomic_size_t submits;
 
-    /* Join and Admin calls that are answered so; then joins are told that the run is over,
-     * orders that they are done */
-    size_t busy;
+    /* Join and Admin calls that there is no room for, and then such that are answered as busy;
+     * after that joins are told that the run is over, orders that they are done */
+    size_t no_room, busy;
     atomic_size_t asked; /* Join and Admin calls */
 
     uint64_t version; /* in heartbeats */
@@ -224,10 +224,20 @@ static inline void fake_answer(struct rpc_call *call, struct buffer *raw) {
     buffer_deinit(raw);
 }
 
+/* Whether the call has been answered, as there is no room for it. */
+static inline bool fake_turns_away(struct fake *fake, struct rpc_call *call, bool *busy) {
+    size_t asked = atomic_fetch_add(&fake->asked, 1);
+    *busy = asked - fake->no_room < fake->busy;
+    if (asked >= fake->no_room) return false;
+    rpc_call_finish(call, RPC_RESOURCE_EXHAUSTED, "as the test says");
+    return true;
+}
+
 static inline void fake_join(struct rpc_call *call, void *user, struct buffer *message) {
     struct fake *fake = user;
+    bool busy;
     (void)message;
-    bool busy = atomic_fetch_add(&fake->asked, 1) < fake->busy;
+    if (fake_turns_away(fake, call, &busy)) return;
     struct join_reply reply = {.code = busy ? JOIN_BUSY : JOIN_STOPPED,
                                .message = "as the test says"};
     struct buffer raw = {0};
@@ -238,8 +248,9 @@ static inline void fake_join(struct rpc_call *call, void *user, struct buffer *m
 
 static inline void fake_admin(struct rpc_call *call, void *user, struct buffer *message) {
     struct fake *fake = user;
+    bool busy;
     (void)message;
-    bool busy = atomic_fetch_add(&fake->asked, 1) < fake->busy;
+    if (fake_turns_away(fake, call, &busy)) return;
     struct admin_reply reply = {.code = busy ? ADMIN_BUSY : ADMIN_OK,
                                 .message = "as the test says"};
     struct buffer raw = {0};

@@ -59,12 +59,13 @@ static void address_of(const struct fake *fake, char out[static 32]) {
     snprintf(out, 32, "127.0.0.1:%u", rpc_server_port(fake->server));
 }
 
-TEST(a_join_asks_a_busy_coordinator_again) {
+TEST(a_join_asks_a_coordinator_that_is_busy_or_has_no_room_again) {
     struct fake *fake = fake_start();
     struct error error = {0};
     struct invitation invitation = {.name = "one"};
     struct buffer der = {0};
     char address[32], *directory = file_join(test_directory(), "site");
+    fake->no_room = 1;
     fake->busy = 2;
     address_of(fake, address);
     CHECK_OK(certificate_convert(bytes_of(fake->ca.data, fake->ca.size - 1), CERTIFICATE_DER, &der,
@@ -76,7 +77,7 @@ TEST(a_join_asks_a_busy_coordinator_again) {
         .address = address, .proxy = "none", .token = token, .directory = directory};
     CHECK_STATUS(join_run(&setup, NULL, &error), REFUSED);
     CHECK_CONTAINS(error.message, "the run has ended"); /* the answer after the busy ones */
-    CHECK_EQUAL(atomic_load(&fake->asked), 3);
+    CHECK_EQUAL(atomic_load(&fake->asked), 4);
     buffer_deinit(&der);
     free(token);
     free(directory);
@@ -111,9 +112,10 @@ TEST(an_order_is_given_again_to_a_busy_coordinator_until_the_time_is_over) {
     keep(test_directory(), "ca.pem", &fake->ca);
     keep(test_directory(), "admin.pem", &fake->site_chain);
     keep(test_directory(), "admin.key", &fake->site_key);
+    fake->no_room = 1;
     fake->busy = 3;
     CHECK_EQUAL(pause_by(fake, "1m"), 0);
-    CHECK_EQUAL(atomic_load(&fake->asked), 4);
+    CHECK_EQUAL(atomic_load(&fake->asked), 5);
     atomic_store(&fake->asked, 0);
     fake->busy = SIZE_MAX;
     CHECK_EQUAL(pause_by(fake, "500ms"), 1);

@@ -60,8 +60,8 @@ static enum status decode(const struct buffer *raw, struct arena *arena, struct 
                      "the coordinator refused (%s): %s", admin_code_name(out->code), out->message);
 }
 
-/* Nothing of a request that is answered BUSY was done, so it is said again, ever more slowly, until
- * the time is over. */
+/* Nothing of a request that is answered BUSY, or that there was no room for, was done, so it is
+ * said again, ever more slowly, until the time is over. */
 static enum status ask(struct rpc_channel *channel, uint64_t timeout_ms, struct bytes request,
                        struct arena *arena, struct admin_reply *out, struct error *error) {
     uint64_t end = clock_monotonic_ms() + timeout_ms, pause = BUSY_PAUSE_MS;
@@ -75,8 +75,8 @@ static enum status ask(struct rpc_channel *channel, uint64_t timeout_ms, struct 
          * have none */
         if (status == OK) status = decode(&raw, arena, out, error);
         buffer_deinit(&raw);
-        if (status != UNAVAILABLE || out->code != ADMIN_BUSY || clock_monotonic_ms() + pause > end)
-            return status;
+        bool undone = status == FULL || (status == UNAVAILABLE && out->code == ADMIN_BUSY);
+        if (!undone || clock_monotonic_ms() + pause > end) return status;
         clock_sleep_ms(pause);
         pause = MIN(pause * 2, (uint64_t)BUSY_PAUSE_LIMIT_MS);
     }

@@ -96,11 +96,14 @@ class Honest:
             try:
                 return self.client.join(self.run.address, token, key, timeout=SECONDS)
             except grpc.RpcError as error:
-                if (error.code() not in (grpc.StatusCode.RESOURCE_EXHAUSTED,
-                                         grpc.StatusCode.UNAVAILABLE) or
-                        time.monotonic() > limit):
+                later = error.code() in (grpc.StatusCode.RESOURCE_EXHAUSTED,
+                                         grpc.StatusCode.UNAVAILABLE)
+                if not later or time.monotonic() > limit:
                     raise
-                self.joins_again += 1
+            except self.client.Refused as refused:  # the call before is still being written down
+                if refused.code != "busy" or time.monotonic() > limit:
+                    raise
+            self.joins_again += 1
 
     def work(self, seconds):
         limit, rounds = time.monotonic() + seconds, 0
