@@ -16,6 +16,9 @@
  * Steps are what sites tell, so no single one sets the pace: fed/run_state.h says whom the others
  * are measured by.
  *
+ * What a site is told changes only when its share of the speed has moved by a real amount
+ * (dylu_share): rates are measured, so they are never quite the same twice.
+ *
  * A record must not outlive what it is of. Only sites that are present count as the fastest; older
  * intervals fade by half with each round; and a site that is present and offers nothing is as slow
  * as what it has not offered by now.
@@ -410,13 +413,17 @@ static double fastest_rate(const struct coordinator_state *state, struct instant
     return dylu_fastest(&rates);
 }
 
+static double share_of(const struct coordinator_state *state, uint32_t site, struct instant now) {
+    return dylu_share(state->presence[site - 1].share, rate_of(state, site, now),
+                      fastest_rate(state, now));
+}
+
 uint32_t coordinator_state_inner_steps(const struct coordinator_state *state, uint32_t site,
                                        struct instant now) {
     uint32_t inner_steps = run_state_inner_steps(state->run);
     if (!run_state_manifest(state->run)->inner.dylu || site == 0 || site > state->presence_count)
         return inner_steps;
-    uint32_t scaled =
-        dylu_inner_steps(inner_steps, rate_of(state, site, now), fastest_rate(state, now));
+    uint32_t scaled = dylu_steps(inner_steps, share_of(state, site, now));
     if (scaled < inner_steps) MARK("speed: fewer inner steps for a slower site");
     return scaled;
 }
@@ -477,6 +484,7 @@ void presence_heartbeat(struct coordinator_state *state, const struct coordinato
     if (code != ACCEPTED)
         snprintf(action->message, sizeof action->message, "%s", refusal_advice(code));
     action->inner_steps = coordinator_state_inner_steps(state, site, now);
+    if (presence && code == ACCEPTED) presence->share = share_of(state, site, now);
     action->sites_present = run_state_present_sites(state->run);
     if (code != ACCEPTED) return;
     invariants_check_place(presence);

@@ -86,6 +86,7 @@ struct presence { /* of site number i + 1 */
     double steps,
         steps_ms;  /* of its last contributions, older ones fading; steps_ms 0: not measured yet */
     double rounds; /* contributions that steps_ms is of, fading likewise */
+    double share;  /* of the fastest's speed, as it was told last; 0: it was told nothing yet */
 
     /* How often it contributes (coordinator_rate.c). Times are of the same clock. */
     bool beats; /* it sends heartbeats */

@@ -84,7 +84,11 @@ void trainee_deinit(struct train_site *site) {
 /* What the run has seen, as the site reckons it: node/training.c's estimate. */
 static uint64_t run_tokens_of(const struct train *train, const struct train_site *site) {
     uint64_t pending = site->tokens - site->own_known_tokens;
-    return site->known_tokens + pending * train->site_count;
+    double ratio = 1;
+    for (uint32_t i = 0; i < train->site_count; i++)
+        if (train->sites[i].up && &train->sites[i] != site)
+            ratio += site->step / train->sites[i].step;
+    return site->known_tokens + (uint64_t)(ratio * (double)pending);
 }
 
 void site_step_due(struct train *train, struct train_site *site) {

@@ -138,13 +138,24 @@ uint32_t run_state_pending_count(const struct run_state *state, uint32_t fragmen
     return fragment < FRAGMENTS_LIMIT ? state->fragments[fragment].count : 0;
 }
 
-uint32_t dylu_inner_steps(uint32_t inner_steps, double rate, double fastest) {
+double dylu_share(double before, double rate, double fastest) {
+    bool is_slower = fastest > 0 && isfinite(fastest) && rate < fastest;
+    double share = is_slower ? rate / fastest : 1;
+    if (before > 0 && fabs(share - before) <= DYLU_MOVED * fmax(share, before)) return before;
+    return share >= DYLU_SAME ? 1 : share;
+}
+
+uint32_t dylu_steps(uint32_t inner_steps, double share) {
     enum { SLOWEST_SHARE = 8 };
-    if (!(fastest > 0) || !isfinite(fastest) || !(rate < fastest)) return inner_steps;
     uint32_t least = MAX(inner_steps / SLOWEST_SHARE, 1);
     /* 0.3 / 0.1 is 3, whatever fp64 says */
-    double scaled = floor(rate / fastest * inner_steps * (1 + 1e-12));
-    return scaled > least ? (uint32_t)scaled : least;
+    double scaled = floor(share * inner_steps * (1 + 1e-12));
+    if (!(scaled > least)) return least;
+    return MIN((uint32_t)scaled, inner_steps);
+}
+
+uint32_t dylu_inner_steps(uint32_t inner_steps, double rate, double fastest) {
+    return dylu_steps(inner_steps, dylu_share(0, rate, fastest));
 }
 
 void dylu_note(struct dylu_rates *rates, double rate) {

@@ -137,6 +137,16 @@ uint32_t run_state_inner_steps(const struct run_state *state); /* H now */
  * times what the median site trains in the time (of two, TOKEN_RATE_LIMIT_OF_TWO times the slower
  * one) are put off until they are within it. */
 uint64_t run_state_tokens(const struct run_state *state);
+/* What the other sites that are present train meanwhile, for a schedule between contributions: when
+ * the site's last contribution was entered they had trained about `unsent` tokens that were not in
+ * the ledger (less, by what has been entered since: then it is negative), and since then they train
+ * `ratio` tokens per token of the site's. Each is taken at the rate that the ledger shows; of
+ * `present` sites, the site among them, those are meant that contributed last. Who has no rate yet,
+ * or all while the site has none, are as fast as the site. */
+struct run_flow {
+    double unsent, ratio;
+};
+struct run_flow run_state_flow(const struct run_state *state, uint32_t site, uint32_t present);
 /* The manifest's, or that of the last RESUMED entry with one; 0: none. */
 uint64_t run_state_token_budget(const struct run_state *state);
 bool run_state_is_spent(const struct run_state *state);
@@ -214,9 +224,18 @@ enum refusal admission_payload(const struct contribution *contribution,
                                const struct manifest *manifest, uint64_t parameters,
                                struct buffer *bytes, struct error *why);
 
-/* DyLU: H_w = floor(H * rate / fastest), at least H / 8 (a round with fewer steps costs more than
- * it brings) and 1, at most H. Rates are of any one unit; where nobody's is known (fastest is 0 or
- * infinite) it is H. */
+/* DyLU: H_w = floor(H * share), at least H / 8 (a round with fewer steps costs more than it brings)
+ * and 1, at most H. A share is rate / fastest, and 1 from DYLU_SAME on: a site that is as fast as
+ * the fastest but for a hair is not told H - 1. Rates are of any one unit; where nobody's is known
+ * (fastest is 0 or infinite) it is 1. */
+#define DYLU_SAME 0.95
+#define DYLU_MOVED 0.05
+/* With `before` (0: none), what the site was told by last: that stays, unless what is measured now
+ * is more than DYLU_MOVED of the larger one away from it. So noise in the measurements, and two
+ * sites that take turns at being the fastest, change nobody's H. */
+double dylu_share(double before, double rate, double fastest);
+uint32_t dylu_steps(uint32_t inner_steps, double share);
+/* Both, for those whose speeds are not measured. */
 uint32_t dylu_inner_steps(uint32_t inner_steps, double rate, double fastest);
 
 /* Whom the others are measured by. A rate is steps that a site tells over a time that is seen, so

@@ -26,6 +26,7 @@
  * The clock is that of the entries less the pauses, so all agree; where it was set, a part counts
  * late or early, once.
  */
+#include <math.h>
 #include <stdlib.h>
 
 #include "base/mark.h"
@@ -168,4 +169,49 @@ void run_uncount_tokens(struct run_state *state, struct site_slot *site, uint64_
     uint64_t counted = MIN(tokens - waiting, site->site.counted);
     site->site.counted -= counted;
     state->tokens -= MIN(state->tokens, counted);
+}
+
+/* ---- the schedule between contributions ------------------------------------------------------ */
+
+static double rate_of(const struct site_slot *site) {
+    return site->rate.ms > 0 ? (double)site->rate.tokens / (double)site->rate.ms : 0;
+}
+
+static int by_time_newest_first(const void *a, const void *b) {
+    const struct site_slot *const *left = a, *const *right = b;
+    uint64_t x = (*left)->site.last_time_ms, y = (*right)->site.last_time_ms;
+    if (x != y) return x > y ? -1 : 1;
+    return (*left)->site.site < (*right)->site.site ? -1 : 1;
+}
+
+/* What the other had trained beyond its last contribution when ours was entered; at most two rounds
+ * of its own, for who is late may be gone. */
+static double unsent_of(const struct run_state *state, const struct site_slot *other,
+                        const struct site_slot *own) {
+    const struct weighing *last = &state->fragments[0].weights;
+    uint32_t at = other->site.site - 1;
+    double most = at < last->count ? 2.0 * (double)last->voices[at].tokens : 0,
+           apart_ms = (double)own->rate.since_ms - (double)other->rate.since_ms;
+    return fmin(apart_ms * rate_of(other), most);
+}
+
+struct run_flow run_state_flow(const struct run_state *state, uint32_t site, uint32_t present) {
+    const struct site_slot *own = run_site_slot(state, site);
+    uint32_t others = present > 1 ? present - 1 : 0, count = 0;
+    struct run_flow flow = {0, others};
+    if (!own || !(rate_of(own) > 0)) return flow;
+    const struct site_slot **slots = xcalloc(state->site_count, sizeof(slots[0]));
+    for (uint32_t i = 0; i < state->site_count; i++) {
+        const struct site_slot *slot = &state->sites[i];
+        if (slot != own && !slot->site.revoked && rate_of(slot) > 0) slots[count++] = slot;
+    }
+    qsort(slots, count, sizeof(slots[0]), by_time_newest_first);
+    count = MIN(count, others);
+    flow.ratio = others - count;
+    for (uint32_t i = 0; i < count; i++) {
+        flow.ratio += rate_of(slots[i]) / rate_of(own);
+        flow.unsent += unsent_of(state, slots[i], own);
+    }
+    free(slots);
+    return flow;
 }

@@ -234,7 +234,8 @@ static void publish(struct daemon *daemon) {
     daemon->told_ledger_size = view.ledger_size;
     /* who left trains nothing: counted in, the schedule would run ahead of the run for good */
     uint32_t sites = view.sites_present ? view.sites_present : view.active_sites;
-    training_tell_run(daemon->training, view.run_tokens, view.own_tokens, sites);
+    training_tell_run(daemon->training, view.run_tokens, view.own_tokens,
+                      run_state_flow(run, daemon->site->number, sites));
 }
 
 static void act_all(struct daemon *daemon, struct node_actions *actions) {

@@ -38,13 +38,12 @@ struct training {
     enum node_wait wait;
     uint64_t until_steps;
     uint64_t run_tokens, run_own_tokens, run_own_tokens_first;
-    uint32_t run_sites;
+    struct run_flow run_flow; /* of the others */
     bool run_told;
     struct training_figures figures;
 
     /* the thread's own */
     uint64_t booked_ns; /* time is accounted for up to here */
-    uint64_t lr_tokens; /* never goes back */
     uint32_t bad_steps;
     uint64_t rate_from_ms, rate_tokens;
 };
@@ -177,15 +176,15 @@ static void do_capture(struct training *training) {
 
 /* ---- steps ----------------------------------------------------------------------------------- */
 
-/* Tokens the whole run has seen, by the ledger and by what we and, presumably, the others have
- * trained since our last contribution that is in it. With the lock. */
+/* Tokens the whole run has seen, by the ledger and by what we have trained since our last
+ * contribution that is in it, and the others meanwhile, each at its own rate. It is an estimate:
+ * where it was too high, because a site slowed down or left, it falls again. With the lock. */
 static uint64_t tokens_for_schedule(struct training *training) {
     uint64_t told = training->run_own_tokens - training->run_own_tokens_first;
     uint64_t trained = training->options.tokens_unsent + training->figures.tokens;
     uint64_t pending = trained > told ? trained - told : 0;
-    uint64_t estimate = training->run_tokens + pending * MAX(training->run_sites, 1u);
-    training->lr_tokens = MAX(training->lr_tokens, estimate);
-    return training->lr_tokens;
+    double others = training->run_flow.unsent + training->run_flow.ratio * (double)pending;
+    return training->run_tokens + pending + (uint64_t)fmin(fmax(others, 0), 0x1p60);
 }
 
 static void note_rates(struct training *training, double step_s, uint64_t tokens) {
@@ -381,13 +380,13 @@ void training_train(struct training *training, bool train, enum node_wait wait,
 }
 
 void training_tell_run(struct training *training, uint64_t tokens, uint64_t own_tokens,
-                       uint32_t active_sites) {
+                       struct run_flow others) {
     pthread_mutex_lock(&training->lock);
     if (!training->run_told) training->run_own_tokens_first = own_tokens;
     training->run_told = true;
     training->run_tokens = tokens;
     training->run_own_tokens = own_tokens;
-    training->run_sites = active_sites;
+    training->run_flow = others;
     pthread_mutex_unlock(&training->lock);
 }
 

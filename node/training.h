@@ -70,10 +70,10 @@ void training_rebase(struct training *training, uint32_t fragment, uint64_t sequ
                      enum training_move why);
 /* One more capture, taken after what was asked for before this call. */
 void training_capture(struct training *training);
-/* What the run has seen, for the learning rate: tokens in the ledger, of these ours, and the sites
- * at work. */
+/* What the run has seen, for the learning rate: tokens in the ledger, of these ours, and what the
+ * others train meanwhile. */
 void training_tell_run(struct training *training, uint64_t tokens, uint64_t own_tokens,
-                       uint32_t active_sites);
+                       struct run_flow others);
 
 struct training_figures { /* since the thread started */
     uint64_t steps, tokens;
