@@ -11,6 +11,7 @@
  *                            header)
  *     DIR/checkpoint/        what came beside the initial checkpoint (model/beside.h), for exports;
  *                            not where there was none
+ *     DIR/evaluations.jsonl  held-out losses (coordinator/evaluations.h), where they are measured
  *     DIR/unfinished         only while the run is being made, or when that was cut off
  *     DIR/blobs/, uploads/   payloads and snapshots by digest; transfers under way
  *
@@ -142,6 +143,13 @@ MUST_USE enum status directory_restore(struct directory *data,
                                        const struct directory_initial *initial,
                                        struct run_state **run, struct model_state *model,
                                        struct replay_report *report, struct error *error);
+/* The same up to the step that made that version, and no further; NOT_FOUND if the run has not come
+ * that far. */
+MUST_USE enum status directory_restore_version(struct directory *data,
+                                               const struct directory_initial *initial,
+                                               uint64_t version, struct run_state **run,
+                                               struct model_state *model,
+                                               struct replay_report *report, struct error *error);
 /* The steps that the model lacks. Not OK with report->lost_payload: as above. */
 MUST_USE enum status directory_catch_up(struct directory *data, struct model_state *model,
                                         struct replay_report *report, struct error *error);

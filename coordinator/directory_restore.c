@@ -25,12 +25,11 @@ static enum status check_within(struct directory *data, const struct snapshot_he
                      (unsigned long long)header->ledger_size, (unsigned long long)count);
 }
 
-/* The newest snapshot that reads back whole; a damaged one is passed over for the one before it,
- * with a warning. NOT_FOUND: there is none; the ledger does without. */
-static enum status newest_good_snapshot(struct directory *data,
+/* The newest snapshot, at or below version `limit`, that reads back whole; a damaged one is passed
+ * over for the one before it, with a warning. NOT_FOUND: there is none; the ledger does without. */
+static enum status newest_good_snapshot(struct directory *data, uint64_t limit,
                                         const uint8_t key[static PUBLIC_KEY_SIZE],
                                         struct model_state *model, struct error *error) {
-    uint64_t limit = UINT64_MAX;
     for (;;) {
         struct snapshot_header header;
         uint8_t raw[SNAPSHOT_HEADER_SIZE];
@@ -82,14 +81,16 @@ static enum status begin_anew(const struct manifest *manifest, uint64_t paramete
 }
 
 /* model NULL: the control half alone. */
-static enum status replay(struct directory *data, struct model_state *model, struct run_state **out,
-                          struct replay_report *report, struct error *error) {
+static enum status replay(struct directory *data, uint64_t until, struct model_state *model,
+                          struct run_state **out, struct replay_report *report,
+                          struct error *error) {
     struct ledger_source source = directory_source(data);
     struct replay_options options = {
-        .trusted = true, .until = UINT64_MAX, .tensors_from = model ? model->version : 0};
+        .trusted = true, .until = until, .tensors_from = model ? model->version : 0};
     struct run_state *run = run_state_create();
     enum status status = replay_run(&source, &options, run, model, report, error);
-    if (status == OK) status = directory_check_end(data, run_state_size(run), error);
+    if (status == OK && until == UINT64_MAX)
+        status = directory_check_end(data, run_state_size(run), error);
     if (status == OK)
         *out = run;
     else
@@ -100,14 +101,16 @@ static enum status replay(struct directory *data, struct model_state *model, str
 enum status directory_catch_up(struct directory *data, struct model_state *model,
                                struct replay_report *report, struct error *error) {
     struct run_state *run = NULL;
-    enum status status = replay(data, model, &run, report, error);
+    enum status status = replay(data, UINT64_MAX, model, &run, report, error);
     run_state_destroy(run);
     return status;
 }
 
-enum status directory_restore(struct directory *data, const struct directory_initial *initial,
-                              struct run_state **run, struct model_state *model,
-                              struct replay_report *report, struct error *error) {
+/* Up to entry `until`, which is after the step that makes `version`, or the end. */
+static enum status restore(struct directory *data, const struct directory_initial *initial,
+                           uint64_t version, uint64_t until, struct run_state **run,
+                           struct model_state *model, struct replay_report *report,
+                           struct error *error) {
     struct buffer raw = {0};
     struct ledger_entry genesis;
     struct manifest manifest;
@@ -123,14 +126,51 @@ enum status directory_restore(struct directory *data, const struct directory_ini
     if (status != OK) goto out;
     status = model_state_init(model, &manifest, genesis.genesis.parameters, error);
     if (status != OK) goto out;
-    status = newest_good_snapshot(data, genesis.genesis.coordinator_key, model, error);
+    status = newest_good_snapshot(data, version, genesis.genesis.coordinator_key, model, error);
     if (status == NOT_FOUND)
         status = begin_anew(&manifest, genesis.genesis.parameters, initial, model, error);
     if (status != OK) goto out;
-    status = replay(data, model, run, report, error);
-    if (status != OK && report->lost_payload) status = replay(data, NULL, run, NULL, error);
+    status = replay(data, until, model, run, report, error);
+    if (status != OK && report->lost_payload) status = replay(data, until, NULL, run, NULL, error);
 out:
     buffer_deinit(&raw);
     if (status != OK) model_state_deinit(model);
     return status;
+}
+
+enum status directory_restore(struct directory *data, const struct directory_initial *initial,
+                              struct run_state **run, struct model_state *model,
+                              struct replay_report *report, struct error *error) {
+    return restore(data, initial, UINT64_MAX, UINT64_MAX, run, model, report, error);
+}
+
+/* The index after the step that makes the version; after entry 0 for version 0. */
+static enum status end_of_version(struct directory *data, uint64_t version, uint64_t *out,
+                                  struct error *error) {
+    struct ledger_source source = directory_source(data);
+    struct buffer raw = {0};
+    uint64_t newest = 0;
+    enum status status = OK;
+    for (uint64_t index = 0; status == OK; index++) {
+        struct ledger_entry entry;
+        *out = index + 1;
+        raw.size = 0;
+        status = source.entry(source.context, index, &raw, error);
+        if (status == OK) status = ledger_entry_decode(buffer_bytes(&raw), &entry, error);
+        if (status == OK && entry.kind == LEDGER_STEP) newest = entry.step.version;
+        if (status == OK && newest == version) break;
+    }
+    buffer_deinit(&raw);
+    if (status != NOT_FOUND) return status;
+    return error_set(error, NOT_FOUND, "there is no version %llu: the newest is %llu",
+                     (unsigned long long)version, (unsigned long long)newest);
+}
+
+enum status directory_restore_version(struct directory *data,
+                                      const struct directory_initial *initial, uint64_t version,
+                                      struct run_state **run, struct model_state *model,
+                                      struct replay_report *report, struct error *error) {
+    uint64_t until;
+    TRY(end_of_version(data, version, &until, error));
+    return restore(data, initial, version, until, run, model, report, error);
 }

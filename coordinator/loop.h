@@ -33,6 +33,7 @@ struct loop_options {
     struct intake *intake;
     struct publisher *publisher;
     struct model_thread *model_thread;
+    struct evaluator *evaluator; /* NULL: there is none */
     struct ledger_queue *ledger;
     /* The process is to end, as something is broken; `halt`: a restart would only meet it again. */
     void (*stop)(void *context, bool halt, const char *message);

@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "coordinator/evaluator.h"
 #include "coordinator/loop_internal.h"
 #include "fed/outer_rate.h"
 
@@ -22,6 +23,14 @@ static void describe_run(struct loop *loop, struct run_status *out) {
     out->tokens = run_state_tokens(run);
     out->token_budget = run_state_token_budget(run);
     out->weights = run_state_manifest(run)->weights;
+    struct evaluator_report heldout;
+    evaluator_report(loop->options.evaluator, &heldout);
+    out->has_heldout = heldout.any;
+    out->heldout_version = heldout.version;
+    out->heldout = heldout.loss;
+    out->best_version = heldout.best_version;
+    out->best_heldout = heldout.best_loss;
+    out->heldout_rises = heldout.rises;
     out->epoch = run_state_epoch(run);
     out->inner_steps = run_state_inner_steps(run);
     out->parameters = loop->options.parameters;

@@ -30,6 +30,9 @@ struct coordinator_settings {
     const char *directory, *port_file, *advertise;
     struct setting_list listen;
     const char *checkpoint;
+    struct setting_list heldout;
+    double heldout_share, heldout_margin;
+    uint64_t heldout_every, heldout_windows;
     uint64_t uploads, presence_ms, retry_ms, lost_ms, chunk, head_interval, snapshots, threads,
         connections;
     bool new_epoch;
@@ -118,6 +121,41 @@ static const struct setting table[] = {
      .min = "1",
      .max = "1000",
      .help = "snapshots kept; older ones are deleted"},
+    {.name = "heldout",
+     .kind = SETTING_LIST,
+     SETTING_FIELD(struct coordinator_settings, heldout),
+     .value_name = "FILE",
+     .help = "a text, or shards of tokens, that no site trains on; versions are evaluated on it, "
+             "and the loss on each goes to evaluations.jsonl in the data directory. May be "
+             "repeated, 16 times at most"},
+    {.name = "heldout-share",
+     .kind = SETTING_SHARE,
+     SETTING_FIELD(struct coordinator_settings, heldout_share),
+     .fallback = "100%",
+     .min = "0.0001",
+     .max = "1",
+     .help = "of the end of each file that is read: for a file that sites have too, what they hold "
+             "out"},
+    {.name = "heldout-every",
+     .kind = SETTING_COUNT,
+     SETTING_FIELD(struct coordinator_settings, heldout_every),
+     .fallback = "1",
+     .min = "1",
+     .max = "1000000",
+     .help = "versions between two evaluations; where they come faster than they are evaluated, "
+             "some are left out"},
+    {.name = "heldout-windows",
+     .kind = SETTING_COUNT,
+     SETTING_FIELD(struct coordinator_settings, heldout_windows),
+     .fallback = "64",
+     .help = "sequences of each file that are evaluated, evenly spread; 0: all"},
+    {.name = "heldout-margin",
+     .kind = SETTING_NUMBER,
+     SETTING_FIELD(struct coordinator_settings, heldout_margin),
+     .fallback = "0.1",
+     .min = "0",
+     .max = "100",
+     .help = "nats above the best that the loss may rise before it is said (heldout_rises)"},
     {.name = "threads",
      .kind = SETTING_COUNT,
      SETTING_FIELD(struct coordinator_settings, threads),
@@ -182,6 +220,12 @@ static int run(const struct coordinator_settings *settings) {
         .chunk_limit = (uint32_t)settings->chunk,
         .head_interval = (uint32_t)settings->head_interval,
         .snapshots_kept = (uint32_t)settings->snapshots,
+        .heldout = settings->heldout.items,
+        .heldout_count = settings->heldout.count,
+        .heldout_share = settings->heldout_share,
+        .heldout_margin = settings->heldout_margin,
+        .heldout_every = settings->heldout_every,
+        .heldout_windows = settings->heldout_windows,
         .rpc_threads = (uint32_t)settings->threads,
         .max_connections = (uint32_t)settings->connections,
         .new_epoch = settings->new_epoch};

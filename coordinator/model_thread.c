@@ -50,8 +50,14 @@ static void message_destroy(struct model_message *message) {
 
 static void run(void *context) {
     struct model_thread *thread = context;
+    const struct model_state *model = thread->options.work.model;
+    uint64_t given = UINT64_MAX;
     void *popped;
-    while (queue_pop(thread->queue, UINT64_MAX, &popped) == OK) {
+    for (;;) {
+        if (model->version != given)
+            thread->options.moved(thread->options.context, model->version, model->theta);
+        given = model->version;
+        if (queue_pop(thread->queue, UINT64_MAX, &popped) != OK) break;
         struct model_message *message = popped;
         switch (message->kind) {
         case MODEL_APPLY: model_work_apply(&thread->options.work, &message->apply); break;

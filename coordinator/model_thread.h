@@ -18,6 +18,9 @@ struct model_thread_options {
     /* Waits until the ledger on disk has `size` entries; false: not now. A snapshot never speaks of
      * entries that are not on disk. */
     bool (*await_ledger)(void *context, uint64_t size);
+    /* The model is at that version, at the start and after each move. theta is lent for the call,
+     * which must not wait. */
+    void (*moved)(void *context, uint64_t version, const float *theta);
     void *context;
 };
 

@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "codec/codec.h"
+#include "coordinator/evaluator.h"
 #include "coordinator/loop.h"
 
 enum { CLOSE_LIMIT_S = 60, SAVE_LIMIT_S = 600 };
@@ -33,6 +34,7 @@ struct server {
     struct calls *calls;
     struct intake *intake;
     struct publisher *publisher;
+    struct evaluator *evaluator; /* NULL: there are no held-out texts */
     struct model_thread *model_thread;
     struct ledger_queue *ledger;
 
@@ -80,6 +82,10 @@ static void on_ledger_waits(void *context, const char *message) {
 
 static void on_ledger_room(void *context) {
     disk_watch_has_room(((const struct server *)context)->disk, DISK_LEDGER);
+}
+
+static void on_moved(void *context, uint64_t version, const float *theta) {
+    evaluator_give(((const struct server *)context)->evaluator, version, theta);
 }
 
 static bool await_ledger(void *context, uint64_t size) {
@@ -212,6 +218,21 @@ static enum status restore(struct server *server, struct error *error) {
     return OK;
 }
 
+static enum status start_evaluator(struct server *server, struct error *error) {
+    const struct server_options *options = &server->options;
+    const struct evaluator_options how = {
+        .directory = options->directory,
+        .files = options->heldout,
+        .count = options->heldout_count,
+        .share = options->heldout_share,
+        .every = options->heldout_every,
+        .windows = options->heldout_windows,
+        .margin = options->heldout_margin,
+        .manifest = &server->manifest,
+        .version = run_state_version(coordinator_state_run(server->state))};
+    return how.count > 0 ? evaluator_start(&how, &server->evaluator, error) : OK;
+}
+
 static enum status start_workers(struct server *server, const struct run_state *run,
                                  struct error *error) {
     struct ledger_queue_options ledger = {.store = server->data.store,
@@ -230,6 +251,7 @@ static enum status start_workers(struct server *server, const struct run_state *
                                                   .context = server},
                                          .disk = server->disk,
                                          .await_ledger = await_ledger,
+                                         .moved = on_moved,
                                          .context = server};
     struct intake_options intake = {.data = &server->data,
                                     .manifest = &server->manifest,
@@ -276,6 +298,7 @@ static enum status start_loop(struct server *server, struct error *error) {
                                    .intake = server->intake,
                                    .publisher = server->publisher,
                                    .model_thread = server->model_thread,
+                                   .evaluator = server->evaluator,
                                    .ledger = server->ledger,
                                    .stop = end_broken,
                                    .context = server};
@@ -301,6 +324,7 @@ static enum status start(struct server *server, struct error *error) {
     TRY(directory_keys_open(server->options.directory, &server->keys, error));
     TRY(restore(server, error));
     const struct run_state *run = coordinator_state_run(server->state);
+    TRY(start_evaluator(server, error));
     TRY(start_workers(server, run, error));
     open_calls(server, run);
     TRY(start_loop(server, error));
@@ -348,6 +372,7 @@ void server_destroy(struct server *server) {
     intake_stop(server->intake);
     publisher_stop(server->publisher);
     model_thread_stop(server->model_thread);
+    evaluator_stop(server->evaluator);
     directory_close(&server->data); /* commits what it has; the loop takes nothing any more */
     loop_destroy(server->loop);
     ending_limit(0, 0, NULL);

@@ -11,6 +11,7 @@
  *             never waits for the disk (loop.h)
  *   intake    owns uploads: opens, appends, finishes and checks payloads (intake.h)
  *   model     owns the model_state: applies steps, writes snapshots (model_thread.h)
+ *   evaluator (if there are held-out texts) owns a copy of theta, and measures it (evaluator.h)
  *   publisher owns the Follow and Snapshot streams: reads ledger and blobs, fills frames
  *   (publisher.h)
  *   writer    storage's: group commits of what the ledger queue hands it (ledger_queue.h)
@@ -43,8 +44,12 @@ struct server_options {
     uint32_t head_interval; /* entries between signed heads on Follow */
     uint32_t snapshots_kept;
     uint32_t rpc_threads;
-    uint32_t max_connections; /* 0: rpc/'s default */
-    bool new_epoch;           /* takes over from another coordinator: coordinator_state.h */
+    uint32_t max_connections;   /* 0: rpc/'s default */
+    const char *const *heldout; /* [heldout_count] files to evaluate versions on; 0: none */
+    size_t heldout_count;
+    double heldout_share, heldout_margin; /* coordinator/evaluator.h */
+    uint64_t heldout_every, heldout_windows;
+    bool new_epoch; /* takes over from another coordinator: coordinator_state.h */
 };
 
 /* Restores the run, then listens. Statuses and messages for the operator. */

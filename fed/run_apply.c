@@ -259,6 +259,9 @@ static void commit_presence(struct run_state *state, const struct ledger_entry *
                                                        : SITE_LEFT;
     state->present_sites += site->presence == SITE_PRESENT;
     run_note_present(state);
+    /* who is not there trains nothing: the others' weights are by each other's flow alone */
+    for (uint32_t f = 0; f < state->manifest.fragments && site->presence != SITE_PRESENT; f++)
+        weighing_silence(&state->fragments[f].weights, site->site);
     site->presence_at = state->size;
 }
 

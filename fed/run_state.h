@@ -140,13 +140,12 @@ uint64_t run_state_tokens(const struct run_state *state);
 /* What the other sites that are present train meanwhile, for a schedule between contributions: when
  * the site's last contribution was entered they had trained about `unsent` tokens that were not in
  * the ledger (less, by what has been entered since: then it is negative), and since then they train
- * `ratio` tokens per token of the site's. Each is taken at the rate that the ledger shows; of
- * `present` sites, the site among them, those are meant that contributed last. Who has no rate yet,
- * or all while the site has none, are as fast as the site. */
+ * `ratio` tokens per token of the site's. Each is taken at the rate that the ledger shows. Who has
+ * no rate yet, or all while the site has none, are as fast as the site. */
 struct run_flow {
     double unsent, ratio;
 };
-struct run_flow run_state_flow(const struct run_state *state, uint32_t site, uint32_t present);
+struct run_flow run_state_flow(const struct run_state *state, uint32_t site);
 /* The manifest's, or that of the last RESUMED entry with one; 0: none. */
 uint64_t run_state_token_budget(const struct run_state *state);
 bool run_state_is_spent(const struct run_state *state);

@@ -177,13 +177,6 @@ static double rate_of(const struct site_slot *site) {
     return site->rate.ms > 0 ? (double)site->rate.tokens / (double)site->rate.ms : 0;
 }
 
-static int by_time_newest_first(const void *a, const void *b) {
-    const struct site_slot *const *left = a, *const *right = b;
-    uint64_t x = (*left)->site.last_time_ms, y = (*right)->site.last_time_ms;
-    if (x != y) return x > y ? -1 : 1;
-    return (*left)->site.site < (*right)->site.site ? -1 : 1;
-}
-
 /* What the other had trained beyond its last contribution when ours was entered; at most two rounds
  * of its own, for who is late may be gone. */
 static double unsent_of(const struct run_state *state, const struct site_slot *other,
@@ -195,23 +188,16 @@ static double unsent_of(const struct run_state *state, const struct site_slot *o
     return fmin(apart_ms * rate_of(other), most);
 }
 
-struct run_flow run_state_flow(const struct run_state *state, uint32_t site, uint32_t present) {
+struct run_flow run_state_flow(const struct run_state *state, uint32_t site) {
     const struct site_slot *own = run_site_slot(state, site);
-    uint32_t others = present > 1 ? present - 1 : 0, count = 0;
-    struct run_flow flow = {0, others};
-    if (!own || !(rate_of(own) > 0)) return flow;
-    const struct site_slot **slots = xcalloc(state->site_count, sizeof(slots[0]));
+    bool is_known = own && rate_of(own) > 0;
+    struct run_flow flow = {0};
     for (uint32_t i = 0; i < state->site_count; i++) {
-        const struct site_slot *slot = &state->sites[i];
-        if (slot != own && !slot->site.revoked && rate_of(slot) > 0) slots[count++] = slot;
+        const struct site_slot *other = &state->sites[i];
+        if (other == own || !run_state_is_present(state, other->site.site)) continue;
+        bool both = is_known && rate_of(other) > 0;
+        flow.ratio += both ? rate_of(other) / rate_of(own) : 1;
+        if (both) flow.unsent += unsent_of(state, other, own);
     }
-    qsort(slots, count, sizeof(slots[0]), by_time_newest_first);
-    count = MIN(count, others);
-    flow.ratio = others - count;
-    for (uint32_t i = 0; i < count; i++) {
-        flow.ratio += rate_of(slots[i]) / rate_of(own);
-        flow.unsent += unsent_of(state, slots[i], own);
-    }
-    free(slots);
     return flow;
 }

@@ -232,10 +232,8 @@ static void publish(struct daemon *daemon) {
     report_set_view(daemon->report, &view);
     if (!view.has_run || view.ledger_size == daemon->told_ledger_size || !daemon->training) return;
     daemon->told_ledger_size = view.ledger_size;
-    /* who left trains nothing: counted in, the schedule would run ahead of the run for good */
-    uint32_t sites = view.sites_present ? view.sites_present : view.active_sites;
     training_tell_run(daemon->training, view.run_tokens, view.own_tokens,
-                      run_state_flow(run, daemon->site->number, sites));
+                      run_state_flow(run, daemon->site->number));
 }
 
 static void act_all(struct daemon *daemon, struct node_actions *actions) {

@@ -106,6 +106,8 @@ enum status admin_request_decode(struct frame frame, struct arena *arena, struct
 
 /* Both ways; free texts are checked on arrival only, being cut and cleaned when they leave. */
 static enum status run_answer_check(const struct run_status *run, struct error *error) {
+    if (!isfinite(run->heldout) || !isfinite(run->best_heldout))
+        return error_set(error, INVALID, "run: a held-out loss is not finite");
     return wire_check_text(run->name, 0, WIRE_RUN_NAME_LIMIT, "run.name", error);
 }
 
@@ -129,6 +131,12 @@ static enum status run_convert(const Atoll__V1__RunStatus *from, struct run_stat
         .sites_connected = from->sites_connected,
         .weights = from->weights,
         .sites_present = from->sites_present,
+        .has_heldout = from->has_heldout,
+        .heldout_version = from->heldout_version,
+        .heldout = from->heldout,
+        .best_version = from->best_version,
+        .best_heldout = from->best_heldout,
+        .heldout_rises = from->heldout_rises,
         .sites_twice = from->sites_twice,
         .clock_ahead_ms = from->clock_ahead_ms,
         .uptime_ms = from->uptime_ms,
@@ -178,6 +186,12 @@ static void run_pack(const struct run_status *run, struct run_packing *out) {
     message->sites_connected = run->sites_connected;
     message->weights = run->weights;
     message->sites_present = run->sites_present;
+    message->has_heldout = run->has_heldout;
+    message->heldout_version = run->heldout_version;
+    message->heldout = run->heldout;
+    message->best_version = run->best_version;
+    message->best_heldout = run->best_heldout;
+    message->heldout_rises = run->heldout_rises;
     message->sites_twice = run->sites_twice;
     message->clock_ahead_ms = run->clock_ahead_ms;
     message->uptime_ms = run->uptime_ms;

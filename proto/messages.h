@@ -409,10 +409,13 @@ struct run_status {
     uint32_t pending;             /* contributions in the ledger, not yet in a step */
     uint32_t sites_active;        /* enrolled, not revoked */
     uint32_t sites_connected;
-    uint32_t weights;       /* enum weight_policy of fed/manifest.h */
-    uint32_t sites_present; /* K, by the ledger */
-    uint32_t sites_twice;   /* of which a second process was cut since the start */
-    int64_t clock_ahead_ms; /* of most sites' that are present; 0: they agree */
+    uint32_t weights;                /* enum weight_policy of fed/manifest.h */
+    uint32_t sites_present;          /* K, by the ledger */
+    uint32_t sites_twice;            /* of which a second process was cut since the start */
+    int64_t clock_ahead_ms;          /* of most sites' that are present; 0: they agree */
+    bool has_heldout, heldout_rises; /* coordinator/evaluator.h */
+    uint64_t heldout_version, best_version;
+    double heldout, best_heldout; /* finite */
     uint64_t uptime_ms;
     uint64_t bytes_in, bytes_out; /* of payloads and frames, since the coordinator started */
     const char *waits; /* what the coordinator waits for, for people, at most WIRE_MESSAGE_LIMIT;

@@ -79,6 +79,8 @@ enum status run_model_trainer(const struct manifest *manifest, const struct run_
                                       .device = local->device,
                                       .cuda_library = local->cuda_library,
                                       .kernels = local->kernels,
+                                      .forward_only = local->forward_only,
+                                      .cancelled = local->cancelled,
                                       .adamw = {.beta1 = (float)manifest->inner.beta1,
                                                 .beta2 = (float)manifest->inner.beta2,
                                                 .epsilon = (float)manifest->inner.epsilon,

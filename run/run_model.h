@@ -26,6 +26,8 @@ struct run_model_local { /* the site's own part of what the trainer is told; zer
     enum device_choice device;
     const char *cuda_library; /* as in struct trainer_options */
     const char *kernels;      /* as there */
+    bool forward_only;        /* as there, and so is */
+    bool (*cancelled)(void);
 };
 
 struct model_config run_model_config(const struct manifest *manifest);

@@ -8,6 +8,7 @@ three at a time.
 """
 import fnmatch
 import glob
+import json
 import os
 import re
 import shutil
@@ -148,6 +149,101 @@ def with_overlap_off_and_quorum_k_every_step_has_k_contributions(directory):
 
 
 # ---- the admin ---------------------------------------------------------------------------------
+
+
+def held_out(directory):
+    """Two texts that no site trains on."""
+    names = []
+    for folder in ("sim", "codec"):
+        text = "".join(open(name, errors="replace").read()
+                       for name in sorted(glob.glob(os.path.join(ROOT, folder, "*.c"))))
+        names.append(os.path.join(directory, folder + ".txt"))
+        with open(names[-1], "w") as file:
+            file.write(text[:40000])
+    return names
+
+
+def evaluations(federation):
+    try:
+        with open(os.path.join(federation.run, "evaluations.jsonl")) as file:
+            return [json.loads(line) for line in file]
+    except FileNotFoundError:
+        return []
+
+
+@test
+def versions_are_evaluated_and_the_best_one_is_exported(directory):
+    # snapshots of the newest versions alone: the best one is read by replay
+    federation = Federation(PROGRAMS, directory, manifest(snapshot_interval=4))
+    texts = held_out(directory)
+    options = ["--heldout-windows", "16", "--heldout", texts[0], "--heldout", texts[1],
+               "--snapshots", "1"]
+    federation.start_coordinator(*options)
+    for name in ("one", "two"):
+        federation.add_site(name, *FAST)
+    federation.until("evaluations", lambda: len(evaluations(federation)) >= 6, 30 * SLOWDOWN)
+    federation.coordinator.kill()  # what was measured is known after a restart
+    federation.start_coordinator()
+    trains(federation, 9)
+    codes = federation.stop_run()
+    equal({name: code for name, code in codes.items() if code != 0}, {}, "exit codes")
+    lines = evaluations(federation)
+    check(len({line["version"] for line in lines}) == len(lines), "a version came twice")
+    for line in lines:
+        equal(set(line["texts"]), {"sim", "codec"}, "texts")
+        check(abs(sum(line["texts"].values()) / 2 - line["loss"]) < 1e-9, "the mean", line)
+    best = min(lines, key=lambda line: line["loss"])
+    check(best["loss"] < lines[0]["loss"] - 0.1, "it did not learn", lines[0], best)
+    for version in ("best", str(lines[len(lines) // 2]["version"])):
+        wanted = best if version == "best" else lines[len(lines) // 2]
+        output = os.path.join(directory, "export-" + version)
+        done = federation.ctl("model", "export", "--dir", federation.run, "--output", output,
+                              "--at", version)
+        contains(done.stdout, f"version {wanted['version']}")
+        for name, path in zip(("sim", "codec"), texts):
+            told = federation.call("atoll-trainer", "eval", output, path, "--heldout", "1",
+                                   "--length", "32", "--evaluate-windows", "16").stdout
+            loss = float(re.search(r"[0-9]+\.[0-9]+", told)[0])
+            check(abs(loss - wanted["texts"][name]) < 1e-4, name, told, wanted)
+    done = federation.ctl("model", "export", "--dir", federation.run, "--output",
+                          os.path.join(directory, "no"), "--at", "99999", check=False)
+    check(done.returncode != 0, "a version that is not there is exported")
+    contains(done.stderr, "there is no version 99999: the newest is")
+
+
+@test
+def a_rise_of_the_held_out_loss_is_said_and_the_best_version_stays(directory):
+    text = manifest(inner_steps=3).replace("learning_rate: 1e-3", "learning_rate: 3")
+    federation = Federation(PROGRAMS, directory, text)
+    texts = held_out(directory)
+    federation.start_coordinator("--heldout-windows", "4", "--heldout", texts[0])
+    federation.until("version 0", lambda: len(evaluations(federation)) >= 1, 20 * SLOWDOWN)
+    check(not federation.status()["heldout"]["rises"], "it rises at once")
+    for name in ("one", "two"):
+        federation.add_site(name, *FAST)
+    federation.until("the alarm", lambda: " heldout_rises " in federation.coordinator.text(),
+                     30 * SLOWDOWN, alive=False)
+    heldout = federation.status()["heldout"]
+    check(heldout["rises"], "the status does not say it", heldout)
+    check(heldout["best_loss"] + 0.1 < heldout["loss"], heldout)
+    federation.coordinator.end(10 * SLOWDOWN)
+    output = os.path.join(directory, "best")
+    contains(federation.ctl("model", "export", "--dir", federation.run, "--output", output,
+                            "--at", "best").stdout, f"version {heldout['best_version']}")
+
+
+@test
+def a_held_out_text_that_does_not_fit_is_refused_at_the_start(directory):
+    federation = Federation(PROGRAMS, directory, manifest())
+    short = os.path.join(directory, "short.txt")
+    with open(short, "w") as file:
+        file.write("too short")
+    try:
+        federation.start_coordinator("--heldout", short)
+    except Failure as failure:
+        contains(str(failure), "less than one sequence of 32 tokens is held out")
+        return
+    raise Failure("the coordinator starts with a text that is too short")
 
 
 @test

@@ -325,6 +325,11 @@ TEST(an_admin_reply_arrives_whole) {
     CHECK_EQUAL(run->sites_connected, 3);
     CHECK_EQUAL(run->weights, 50);
     CHECK_EQUAL(run->sites_present, 52);
+    CHECK(run->has_heldout && run->heldout_rises);
+    CHECK_EQUAL(run->heldout_version, 53);
+    CHECK_NEAR(run->heldout, 2.125, 0);
+    CHECK_EQUAL(run->best_version, 54);
+    CHECK_NEAR(run->best_heldout, 1.875, 0);
     CHECK_EQUAL(message.run.sites_twice, 46);
     CHECK(message.run.clock_ahead_ms == -47);
     CHECK_EQUAL(run->uptime_ms, 3600000);
@@ -604,6 +609,8 @@ TEST(the_largest_admin_reply_fits_its_budget) {
     uint8_t raw[WIRE_HEAD_LIMIT] = {1};
     struct admin_reply reply = {.code = UINT32_MAX, .message = message, .has_run = true}, got;
     memset(&reply.run, 0xFF, sizeof reply.run);
+    reply.run.heldout = reply.run.best_heldout = 1.0 / 3;
+    reply.run.has_heldout = reply.run.heldout_rises = true;
     reply.run.name = name, reply.run.reason = reply.run.waits = message;
     reply.site_count = WIRE_SITES_LIMIT;
     reply.sites = sites;

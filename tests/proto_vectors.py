@@ -83,7 +83,9 @@ vectors = {
         refused=[pb.CodeCount(code=1, count=9), pb.CodeCount(code=7, count=11)], pending=2,
         uptime_ms=3600000, bytes_in=15151515, bytes_out=16161616, inner_steps=50, sites_active=4,
         reason='lunch', token_budget=10**12, sites_connected=3, waits='the disk is full',
-        weights=50, sites_twice=46, clock_ahead_ms=-47, sites_present=52), sites=[
+        weights=50, has_heldout=True, heldout_version=53, heldout=2.125,
+        best_version=54, best_heldout=1.875, heldout_rises=True,
+        sites_twice=46, clock_ahead_ms=-47, sites_present=52), sites=[
             pb.SiteStatus(site=1, name='eu-1', revoked=True, connected=True, version=34,
                           staleness=1, loss=2.25, tokens=808, tokens_per_second=9.5,
                           contributions=10, refused=11, bytes_up=12, bytes_down=13, compute_ms=14,

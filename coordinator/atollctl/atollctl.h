@@ -23,7 +23,7 @@ struct ctl_settings {
     const char *proxy;  /* rpc/proxy.h's setting; NULL: as the environment says. Secret */
     uint64_t timeout_ms;
     /* of single commands */
-    const char *directory, *manifest, *checkpoint, *name, *address, *reason, *output;
+    const char *directory, *manifest, *checkpoint, *name, *address, *reason, *output, *version;
     const char *key, *value; /* run set */
     const char *withdraw;
     uint64_t expires_ms, inner_steps, token_budget, watch_ms, from;

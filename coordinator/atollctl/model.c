@@ -1,12 +1,49 @@
 /* atollctl model ...: the model as files. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/file.h"
 #include "coordinator/atollctl/atollctl.h"
 #include "coordinator/directory.h"
+#include "coordinator/evaluations.h"
 #include "model/export.h"
 #include "run/run_model.h"
+
+static enum status version_check(const char *text, struct error *error) {
+    if (strcmp(text, "newest") == 0 || strcmp(text, "best") == 0) return OK;
+    if (*text && text[strspn(text, "0123456789")] == 0 && strlen(text) < 19) return OK;
+    return error_set(error, INVALID, "\"%.40s\" is not a version: write newest, best or a number",
+                     text);
+}
+
+/* UINT64_MAX: the newest. */
+static enum status version_of(const struct ctl_settings *settings, uint64_t *out,
+                              struct error *error) {
+    struct evaluations evaluations;
+    *out = UINT64_MAX;
+    if (strcmp(settings->version, "newest") == 0) return OK;
+    if (strcmp(settings->version, "best") != 0) {
+        *out = strtoull(settings->version, NULL, 10);
+        return OK;
+    }
+    TRY(evaluations_read(settings->directory, &evaluations, error));
+    if (evaluations.count == 0)
+        return error_set(error, NOT_FOUND,
+                         "no version was evaluated: start the coordinator with --heldout FILE, or "
+                         "name a version");
+    *out = evaluations.best.version;
+    return OK;
+}
+
+static enum status restore(const struct ctl_settings *settings, uint64_t version,
+                           struct directory *data, struct run_state **run,
+                           struct model_state *model, struct replay_report *report,
+                           struct error *error) {
+    struct directory_initial initial = directory_initial(settings->checkpoint);
+    if (version == UINT64_MAX) return directory_restore(data, &initial, run, model, report, error);
+    return directory_restore_version(data, &initial, version, run, model, report, error);
+}
 
 static int model_export(struct options *options, void *values) {
     const struct ctl_settings *settings = values;
@@ -20,8 +57,9 @@ static int model_export(struct options *options, void *values) {
     enum status status = export_check(settings->output, &error); /* before the replay */
     if (status == OK) status = directory_open(settings->directory, true, NULL, NULL, &data, &error);
     if (status != OK) return report_failure(&error);
-    struct directory_initial initial = directory_initial(settings->checkpoint);
-    status = directory_restore(&data, &initial, &run, &model, &report, &error);
+    uint64_t wanted = UINT64_MAX;
+    status = version_of(settings, &wanted, &error);
+    if (status == OK) status = restore(settings, wanted, &data, &run, &model, &report, &error);
     if (status == OK && report.lost_payload)
         status = error_set(
             &error, CORRUPT,
@@ -62,6 +100,15 @@ static const struct setting export_options[] = {
      .value_name = "DIR",
      .flags = OPTION_REQUIRED | OPTION_FLAG_ONLY,
      .help = "where model.safetensors, config.json and the tokenizer go"},
+    {.name = "at",
+     .kind = SETTING_TEXT,
+     SETTING_FIELD(struct ctl_settings, version),
+     .fallback = "newest",
+     .value_name = "VERSION",
+     .check = version_check,
+     .flags = OPTION_FLAG_ONLY,
+     .help = "newest; best, by the held-out losses that the coordinator measured (--heldout); or a "
+             "number. Older ones are replayed"},
     {.name = "checkpoint",
      .kind = SETTING_PATH,
      SETTING_FIELD(struct ctl_settings, checkpoint),
@@ -71,7 +118,7 @@ static const struct setting export_options[] = {
     {0}};
 static const struct command export_command = {
     .name = "export",
-    .summary = "write the newest version as transformers reads it",
+    .summary = "write a version as transformers reads it",
     .options = export_options,
     .run = model_export,
     .examples = "atollctl model export --dir /srv/atoll/demo --output ./model"};

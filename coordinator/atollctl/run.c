@@ -117,6 +117,26 @@ static const char *weights_name(uint32_t weights) {
     return weights < COUNT_OF(names) ? names[weights] : "unknown";
 }
 
+static void heldout_json(const struct run_status *run, struct json_writer *writer) {
+    json_key(writer, "heldout");
+    if (run->has_heldout) {
+        json_begin_object(writer);
+        json_key(writer, "version");
+        json_u64(writer, run->heldout_version);
+        json_key(writer, "loss");
+        json_f64(writer, run->heldout);
+        json_key(writer, "best_version");
+        json_u64(writer, run->best_version);
+        json_key(writer, "best_loss");
+        json_f64(writer, run->best_heldout);
+        json_key(writer, "rises");
+        json_bool(writer, run->heldout_rises);
+        json_end_object(writer);
+    } else {
+        json_null(writer);
+    }
+}
+
 static void status_json(const struct run_status *run, struct json_writer *writer) {
     char hex[HEX32_SIZE];
     json_key(writer, "run_id");
@@ -151,6 +171,7 @@ static void status_json(const struct run_status *run, struct json_writer *writer
     json_u64(writer, run->inner_steps);
     json_key(writer, "weights");
     json_text(writer, weights_name(run->weights));
+    heldout_json(run, writer);
     json_key(writer, "accepted");
     json_u64(writer, run->accepted);
     json_key(writer, "pending");
@@ -190,6 +211,10 @@ static void status_text(const struct run_status *run) {
            (unsigned long long)run->root_version);
     printf("sites      %u connected of %u; %u count as present\n", run->sites_connected,
            run->sites_active, run->sites_present);
+    if (run->has_heldout)
+        printf("held-out   %.4f at version %llu%s, best %.4f at version %llu\n", run->heldout,
+               (unsigned long long)run->heldout_version, run->heldout_rises ? " (RISES)" : "",
+               run->best_heldout, (unsigned long long)run->best_version);
     if (run->weights != 0)
         printf("weights    by %s: see `site list`\n", weights_name(run->weights));
     if (run->sites_twice)

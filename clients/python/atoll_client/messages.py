@@ -316,7 +316,13 @@ RUN_STATUS = Message("RunStatus", """
     23 uint sites_twice
     24 sint clock_ahead_ms
     25 uint weights
-    26 uint sites_present""", COUNT=Message("CodeCount", """
+    26 uint sites_present
+    27 bool has_heldout
+    28 uint heldout_version
+    29 double heldout
+    30 uint best_version
+    31 double best_heldout
+    32 bool heldout_rises""", COUNT=Message("CodeCount", """
     1 uint code
     2 uint count"""))
 SITE_STATUS = Message("SiteStatus", """
