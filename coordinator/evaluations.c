@@ -83,17 +83,13 @@ enum status evaluations_read(const char *directory, struct evaluations *out, str
 static void write_line(const struct evaluated_version *evaluation, struct buffer *out) {
     struct json_writer writer = json_writer_of(out, false);
     json_begin_object(&writer);
-    json_key(&writer, "version");
-    json_u64(&writer, evaluation->version);
-    json_key(&writer, "time_ms");
-    json_u64(&writer, evaluation->time_ms);
-    json_key(&writer, "loss");
-    json_f64(&writer, evaluation->loss);
+    json_put_u64(&writer, "version", evaluation->version);
+    json_put_u64(&writer, "time_ms", evaluation->time_ms);
+    json_put_f64(&writer, "loss", evaluation->loss);
     json_key(&writer, "texts");
     json_begin_object(&writer);
     for (uint32_t i = 0; i < evaluation->count; i++) {
-        json_key(&writer, evaluation->texts[i].name);
-        json_f64(&writer, evaluation->texts[i].loss);
+        json_put_f64(&writer, evaluation->texts[i].name, evaluation->texts[i].loss);
     }
     json_end_object(&writer);
     json_end_object(&writer);

@@ -121,16 +121,11 @@ static void heldout_json(const struct run_status *run, struct json_writer *write
     json_key(writer, "heldout");
     if (run->has_heldout) {
         json_begin_object(writer);
-        json_key(writer, "version");
-        json_u64(writer, run->heldout_version);
-        json_key(writer, "loss");
-        json_f64(writer, run->heldout);
-        json_key(writer, "best_version");
-        json_u64(writer, run->best_version);
-        json_key(writer, "best_loss");
-        json_f64(writer, run->best_heldout);
-        json_key(writer, "rises");
-        json_bool(writer, run->heldout_rises);
+        json_put_u64(writer, "version", run->heldout_version);
+        json_put_f64(writer, "loss", run->heldout);
+        json_put_u64(writer, "best_version", run->best_version);
+        json_put_f64(writer, "best_loss", run->best_heldout);
+        json_put_bool(writer, "rises", run->heldout_rises);
         json_end_object(writer);
     } else {
         json_null(writer);
