@@ -106,8 +106,8 @@ endif
 CORE_FOLDERS := base kernels codec text model
 # storage stands after those that use it and before sim, which has a store and blobs of its own: a
 # test that links everything takes the shipped ones unless it names the simulator's.
-FOLDERS := $(CORE_FOLDERS) $(if $(LIBS_FOUND),config crypto rpc proto fed run node coordinator \
-               storage topology plan wan experiment sim)
+FOLDERS := $(CORE_FOLDERS) libatoll $(if $(LIBS_FOUND),config crypto rpc proto fed run attach node \
+               coordinator storage topology plan wan experiment sim)
 MAINS   := coordinator/main.c node/main.c sim/main.c wan/wan_proxy_main.c sim/mutate_main.c \
            model/trainer_main.c kernels/cuda_probe_main.c $(wildcard coordinator/atollctl/*.c)
 # Of kernels/cpu, what this machine's instructions are for.
@@ -130,6 +130,7 @@ BENCH_PROGRAMS := $(patsubst bench/%.c,$(OUT)/bench/%,$(BENCH_SOURCES))
 PROTO_GENERATED := $(patsubst %.proto,$(OUT)/generated/%.pb-c,$(wildcard proto/*.proto))
 CUDA_BACKEND := $(if $(NVCC),$(OUT)/bin/atoll-kernels-cuda.so)
 CUDA_PROBE := $(OUT)/bin/atoll-cuda-probe
+LIBATOLL := $(OUT)/lib/libatoll.so.0
 
 .PHONY: experiments
 .PHONY: all programs demo test test-run sim sim-mutants sim-coverage bench bench-train trainer \
@@ -139,7 +140,7 @@ CUDA_PROBE := $(OUT)/bin/atoll-cuda-probe
 .DELETE_ON_ERROR:
 
 all: programs
-programs: deps-found $(PROGRAMS) $(CUDA_BACKEND) $(if $(NVCC),$(CUDA_PROBE))
+programs: deps-found $(PROGRAMS) $(LIBATOLL) $(CUDA_BACKEND) $(if $(NVCC),$(CUDA_PROBE))
 
 deps-found:
 	@echo "atoll: BUILD=$(BUILD) CC=$(CC) CUDA=$(if $(NVCC),$(NVCC),none)" \
@@ -241,7 +242,7 @@ $(foreach folder,$(FOLDERS),$(eval $(call library_rule,$(folder))))
 
 LINK = $(Q)mkdir -p $(@D); $(CC) $(CFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) \
            -Wl,--start-group $(filter %.a,$^) -Wl,--end-group
-PROGRAM_FOLDERS := base kernels codec text model config crypto storage rpc proto fed run
+PROGRAM_FOLDERS := base kernels codec text model config crypto storage rpc proto fed run attach
 program_libraries = $(foreach folder,$(PROGRAM_FOLDERS) $(1),$(call LIBRARY,$(folder)))
 
 $(OUT)/bin/atoll-coordinator: $(OUT)/coordinator/main.o $(call program_libraries,coordinator)
@@ -275,6 +276,16 @@ $(OUT)/bin/atoll-sim: $(OUT)/sim/main.o $(SIM_LIBRARIES)
 $(OUT)/bin/atoll-wan-proxy: $(call objects,$(wildcard wan/*.c)) $(call program_libraries,topology)
 	$(call say,LINK,$@)
 	$(LINK) $(SYSTEM_LIBS)
+
+# What training jobs attach with: libc alone, and no names beside atoll_*.
+.PHONY: libatoll
+libatoll: $(LIBATOLL)
+$(LIBATOLL): libatoll/atoll.c libatoll/atoll.h libatoll/wire.h libatoll/libatoll.map
+	$(call say,LINK,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) -shared -Wl,-soname,libatoll.so.0 \
+	    -Wl,--version-script=libatoll/libatoll.map -Wl,-z,relro,-z,now $(LDFLAGS) -o $@ $<
+	$(Q)ln -sf libatoll.so.0 $(@D)/libatoll.so
 
 trainer: $(OUT)/bin/atoll-trainer
 $(OUT)/bin/atoll-trainer: $(OUT)/model/trainer_main.o $(CORE_LIBRARIES)

@@ -68,6 +68,16 @@ static void on_captured(void *context, struct training_capture *capture) {
     worker_captured(daemon->worker, capture);
 }
 
+static void on_snapshot_lost(void *context, uint32_t fragment, uint64_t sequence) {
+    struct node_event event = {
+        .kind = NODE_SNAPSHOTTED, .fragment = fragment, .sequence = sequence, .status = CANCELLED};
+    daemon_loop_post(context, &event);
+}
+
+static void on_trainer_lost(void *context) {
+    daemon_loop_post(context, &(struct node_event){.kind = NODE_TRAINER_LOST});
+}
+
 /* A lost device needs no person: another process may find it again, or do without. So the daemon
  * ends as for a signal, with its state saved, and says with its exit code that it is to be started
  * anew. */
@@ -203,7 +213,7 @@ static enum status open_device(struct daemon *daemon, struct error *error) {
     struct error why = {0};
     TRY(cuda_backend_find(settings->device, settings->cuda_library, &daemon->cuda, line, error));
     log_info("device", "training=\"%s\" on=\"%s\" encoding=\"%s\"", daemon->device,
-             trainer_device_line(daemon->trainer), line);
+             daemon->trainer ? trainer_device_line(daemon->trainer) : "its own devices", line);
     if (!daemon->cuda.operations) return OK;
     enum status status = replica_use_device(&daemon->replica, daemon->cuda.operations, &why);
     if (status != OK && settings->device == DEVICE_CUDA)
@@ -241,7 +251,7 @@ static void keep_kernels(const struct daemon *daemon, const char *before) {
     free(path);
 }
 
-static enum status open_model(struct daemon *daemon, struct error *error) {
+static enum status open_trainer(struct daemon *daemon, struct error *error) {
     const struct settings *settings = daemon->settings;
     const struct manifest *manifest = &daemon->site->manifest;
     struct run_model_local local = {.sequences = (uint32_t)settings->sequences,
@@ -253,8 +263,6 @@ static enum status open_model(struct daemon *daemon, struct error *error) {
     if (settings->data.count == 0)
         return error_set(error, INVALID,
                          "no training data: give --data FILE, or `data:` in node.yaml");
-    TRY(run_model_layout(manifest, &daemon->layout, error));
-    run_model_layout_digest(&daemon->layout, daemon->layout_digest);
     struct run_model_files files = settings_files(settings);
     char *seen = site_path(daemon->site, "data.seen");
     files.seed = seed;
@@ -274,8 +282,29 @@ static enum status open_model(struct daemon *daemon, struct error *error) {
         snprintf(daemon->device, sizeof daemon->device, "cpu %s x%u",
                  trainer_kernels(daemon->trainer),
                  settings->threads ? (unsigned)settings->threads : thread_processor_count());
+    return OK;
+}
+
+static enum status open_model(struct daemon *daemon, struct error *error) {
+    const struct manifest *manifest = &daemon->site->manifest;
+    TRY(run_model_layout(manifest, &daemon->layout, error));
+    run_model_layout_digest(&daemon->layout, daemon->layout_digest);
+    if (daemon->settings->attach && !daemon->settings->overlap)
+        return error_set(error, INVALID,
+                         "overlap is off, and a trainer that attaches does not wait for merges: "
+                         "leave one of them out");
+    if (daemon->settings->attach)
+        TRY(daemon_border_open(daemon, error));
+    else
+        TRY(open_trainer(daemon, error));
     TRY(replica_init(&daemon->replica, manifest, daemon->layout.count, error));
     return open_device(daemon, error);
+}
+
+static uint64_t trainer_steps(const struct daemon *daemon) {
+    if (daemon->trainer) return trainer_counters(daemon->trainer).steps;
+    const struct journal_checkpoint *checkpoint = journal_checkpoint(daemon->journal);
+    return checkpoint ? checkpoint->trainer_steps : 0;
 }
 
 /* The manifest is a file that people can edit, the ledger is not. */
@@ -312,11 +341,13 @@ static enum status open_journal(struct daemon *daemon, struct error *error) {
     struct restore_model model = {.manifest = manifest,
                                   .layout = &daemon->layout,
                                   .initial = daemon->settings->initial,
-                                  .trainer = daemon->trainer};
+                                  .trainer = daemon->trainer,
+                                  .scratch = daemon->scratch};
     struct restore_input input = {.journal = daemon->journal,
                                   .replica = &daemon->replica,
                                   .port = restore_model_port(&model)};
     TRY(restore_site(&input, &daemon->restored, error));
+    if (daemon->border) daemon_border_restored(daemon);
     daemon->from_initial = !daemon->restored.from_checkpoint && journal_size(daemon->journal) == 0;
     if (daemon->from_initial)
         state_root(daemon->replica.global.theta, daemon->layout.count, daemon->initial_root);
@@ -327,7 +358,7 @@ static enum status open_journal(struct daemon *daemon, struct error *error) {
         (unsigned long long)journal_size(daemon->journal),
         (unsigned long long)daemon->restored.replayed,
         daemon->restored.from_checkpoint ? "true" : "false", daemon->restored.spooled_count,
-        (unsigned long long)trainer_counters(daemon->trainer).steps);
+        (unsigned long long)trainer_steps(daemon));
     return OK;
 }
 
@@ -359,18 +390,27 @@ static enum status open_channel(struct daemon *daemon, struct error *error) {
 }
 
 static enum status start_training(struct daemon *daemon, struct error *error) {
+    const struct manifest *manifest = &daemon->site->manifest;
     struct training_options options = {.trainer = daemon->trainer,
+                                       .border = daemon->border,
+                                       .schedule = run_model_schedule(manifest),
+                                       .inner_steps = manifest->inner.inner_steps,
+                                       .max_step_tokens = manifest->admission.max_step_tokens,
+                                       .trainer_steps = trainer_steps(daemon),
                                        .data = daemon->data,
                                        .replica = &daemon->replica,
                                        .throttle = daemon->settings->throttle,
                                        .pace_ns = daemon->settings->pace_ms * 1000000,
-                                       .keep_optimizer = daemon->replica.fragments == 1,
+                                       .keep_optimizer =
+                                           daemon->trainer && daemon->replica.fragments == 1,
                                        .checkpoint_ms = daemon->settings->checkpoint_ms,
                                        .handler = {.context = daemon,
                                                    .progress = on_progress,
                                                    .snapshotted = on_snapshotted,
                                                    .rebased = on_rebased,
                                                    .captured = on_captured,
+                                                   .snapshot_lost = on_snapshot_lost,
+                                                   .trainer_lost = on_trainer_lost,
                                                    .failed = on_failed}};
     for (uint32_t i = 0; i < daemon->replica.fragments; i++) {
         options.fragment[i] = daemon->restored.fragment[i];
@@ -435,7 +475,7 @@ static enum status start(struct daemon *daemon, struct error *error) {
                                     .troubles = daemon->troubles,
                                     .device = daemon->device,
                                     .metrics_file = daemon->settings->metrics_file,
-                                    .trainer_steps = trainer_counters(daemon->trainer).steps};
+                                    .trainer_steps = trainer_steps(daemon)};
     daemon->report = report_create(&report);
     report_write(daemon->report, NULL, "starting", NULL);
     TRY(tell_damage(daemon, daemon_loop_restore(daemon, error), error));
@@ -494,6 +534,9 @@ static void close_all(struct daemon *daemon) {
     report_destroy(daemon->report);
     troubles_destroy(daemon->troubles);
     journal_close(daemon->journal);
+    border_close(daemon->border);
+    free(daemon->tensors);
+    free(daemon->scratch);
     replica_deinit(&daemon->replica);
     cuda_backend_close(&daemon->cuda);
     trainer_destroy(daemon->trainer);
@@ -563,6 +606,7 @@ static enum status finish(struct daemon *daemon, enum daemon_end *how, struct er
                                          [DAEMON_BROKEN] = "broken"};
     bool ended = has_ended(daemon);
     enum daemon_end first = ended ? daemon->end : DAEMON_STOPPED;
+    if (first == DAEMON_FINISHED) training_over(daemon->training);
     stop(daemon, first != DAEMON_HALTED);
     *how = daemon->ended ? daemon->end : DAEMON_STOPPED; /* the last checkpoint may have failed */
     enum status status = OK;

@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "attach/border.h"
 #include "base/queue.h"
 #include "base/thread.h"
 #include "model/layout.h"
@@ -32,8 +33,11 @@ struct daemon {
     uint8_t layout_digest[DIGEST_SIZE], initial_root[DIGEST_SIZE];
     bool from_initial; /* the replica started from the run's initial parameters: their root can be
                           checked */
-    struct data *data;
+    struct data *data; /* NULL, as the trainer: one attaches */
     struct trainer *trainer;
+    struct border *border; /* where it does; NULL: none may */
+    struct coverage_tensor *tensors;
+    float *scratch; /* [parameters], for the restore: theta_local is nowhere yet */
     struct replica replica;
     struct journal *journal;
     struct restored restored;
@@ -78,6 +82,9 @@ void daemon_loop_post(void *context, const struct node_event *event);
 /* The core's first step, with what was restored; on the starting thread, before any other. */
 MUST_USE enum status daemon_loop_restore(struct daemon *daemon, struct error *error);
 void daemon_loop_run(void *context);
+/* Where a trainer attaches, with the run's tensors; before the replica is restored, and after. */
+MUST_USE enum status daemon_border_open(struct daemon *daemon, struct error *error);
+void daemon_border_restored(struct daemon *daemon);
 /* Bytes that one outer step brings down, about: what a late joiner weighs against a snapshot. */
 uint64_t daemon_nominal_payload(const struct daemon *daemon);
 

@@ -10,7 +10,7 @@
  * there is one: the ledger does not wait for the answer to an upload. */
 static const unsigned next_phases[] = {
     [SLOT_TRAINING] = TO(SLOT_SNAPSHOT),
-    [SLOT_SNAPSHOT] = TO(SLOT_ENCODING),
+    [SLOT_SNAPSHOT] = TO(SLOT_ENCODING) | TO(SLOT_TRAINING), /* a trainer that is gone */
     [SLOT_ENCODING] = TO(SLOT_TRAINING) | TO(SLOT_UPLOADING) | TO(SLOT_BACKOFF),
     [SLOT_UPLOADING] = TO(SLOT_BACKOFF) | TO(SLOT_ACCEPTED) | TO(SLOT_MERGING) | TO(SLOT_RESTORING),
     [SLOT_BACKOFF] = TO(SLOT_BACKOFF) | TO(SLOT_UPLOADING) | TO(SLOT_MERGING) | TO(SLOT_RESTORING),

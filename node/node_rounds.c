@@ -255,11 +255,30 @@ static void fill_header(const struct node_state *state, uint32_t fragment, const
     }
 }
 
+static void begin_anew(const struct node_state *state, struct slot *slot) {
+    slot->steps_unsent = 0;
+    slot->tokens_unsent = 0;
+    slot->loss_sum = 0;
+    slot->loss_count = 0;
+    slot->steps_mark = (int64_t)state->steps;
+}
+
+void node_trainer_lost(struct node_state *state) {
+    for (uint32_t fragment = 0; fragment < state->fragments; fragment++)
+        begin_anew(state, &state->slots[fragment]);
+}
+
 void node_snapshotted(struct node_state *state, const struct node_event *event,
                       struct node_actions *out) {
     if (event->fragment >= state->fragments) return;
     struct slot *slot = &state->slots[event->fragment];
     if (slot->phase != SLOT_SNAPSHOT || slot->sequence != event->sequence) return;
+    if (event->status != OK) { /* nobody is there to make it: the next round's number is another */
+        node_slot_enter(slot, SLOT_TRAINING);
+        slot->sequence = 0;
+        begin_anew(state, slot);
+        return;
+    }
     slot->steps_mark = (int64_t)event->snapshotted.steps;
     slot->steps_in_flight = slot->steps_unsent;
     slot->steps_unsent = 0;

@@ -160,6 +160,7 @@ void node_state_step(struct node_state *state, const struct node_event *event, s
     case NODE_TIMER: state->timer = UINT64_MAX; break;
     case NODE_PROGRESS: node_progress(state, event); break;
     case NODE_SNAPSHOTTED: node_snapshotted(state, event, out); break;
+    case NODE_TRAINER_LOST: node_trainer_lost(state); break;
     case NODE_ENCODED: node_encoded(state, event, now, out); break;
     case NODE_UPLOAD_RECEIPT: node_receipt(state, event, now, out); break;
     case NODE_UPLOAD_REFUSED: node_refused(state, event, now, out); break;

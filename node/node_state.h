@@ -96,7 +96,9 @@ struct node_spooled {
 enum node_event_kind {
     NODE_TIMER = 1,
     NODE_PROGRESS,       /* the trainer finished an inner step */
-    NODE_SNAPSHOTTED,    /* SNAPSHOT done: theta_s holds the fragment */
+    NODE_SNAPSHOTTED,    /* SNAPSHOT done: theta_s holds the fragment; or the trainer is gone that
+                            was to make it: status */
+    NODE_TRAINER_LOST,   /* with what it trained since its last snapshots */
     NODE_ENCODED,        /* ENCODE done and durable: header and signature */
     NODE_UPLOAD_RECEIPT, /* the coordinator's receipt (unverified bytes) */
     NODE_UPLOAD_REFUSED, /* a coded refusal */

@@ -121,6 +121,7 @@ uint64_t node_payloads_wake(const struct node_state *state);
 void node_progress(struct node_state *state, const struct node_event *event);
 void node_snapshotted(struct node_state *state, const struct node_event *event,
                       struct node_actions *out);
+void node_trainer_lost(struct node_state *state);
 void node_encoded(struct node_state *state, const struct node_event *event, struct instant now,
                   struct node_actions *out);
 void node_receipt(struct node_state *state, const struct node_event *event, struct instant now,

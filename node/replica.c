@@ -159,9 +159,9 @@ void replica_follow(struct replica *replica, uint32_t fragment, float *local, bo
 void replica_rebase(struct replica *replica, uint32_t fragment, float *local, enum rebase what) {
     struct range range = range_of(replica, fragment);
     const float *next = replica->next + range.start;
-    float *base = replica->base + range.start, *mine = local + range.start;
+    float *base = replica->base + range.start;
     const float *from = what == REBASE_KEEP ? base : replica->snapshot + range.start;
-    elementwise_rebase(mine, next, from, range.count);
+    if (local) elementwise_rebase(local + range.start, next, from, range.count);
     memcpy(base, next, range.size);
     replica->base_version[fragment] = replica->next_version[fragment];
 }

@@ -87,7 +87,7 @@ enum rebase replica_refused(const struct replica *replica);
 /* Trainer, between two steps, after replica_stage: the base moves and takes with it what stands on
  * it, which is theta_s too where a message is in flight. */
 void replica_follow(struct replica *replica, uint32_t fragment, float *local, bool in_flight);
-/* Likewise: the message is over. */
+/* Likewise: the message is over. In both, `local` may be NULL: it is in another process. */
 void replica_rebase(struct replica *replica, uint32_t fragment, float *local, enum rebase what);
 
 #endif

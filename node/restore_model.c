@@ -18,11 +18,16 @@ static enum status initialise(void *context, float *theta, struct error *error) 
 
 static float *local(void *context) {
     const struct restore_model *model = context;
-    return trainer_parameters_to_change(model->trainer);
+    return model->trainer ? trainer_parameters_to_change(model->trainer) : model->scratch;
 }
 
 static enum status load(void *context, struct bytes state, struct error *error) {
     const struct restore_model *model = context;
+    if (!model->trainer) return OK; /* its state is its own, or a built-in trainer's of before */
+    if (bytes_equal(state, bytes_of(TRAINING_ATTACHED, sizeof TRAINING_ATTACHED - 1)))
+        return error_set(error, INVALID,
+                         "a trainer that attached has trained here, and the built-in one has no "
+                         "state to go on from: run this site with --attach");
     return trainer_load(model->trainer, state, error);
 }
 
@@ -45,7 +50,7 @@ static void message_lost(void *context, const struct journal_round *round,
 struct restore_port restore_model_port(const struct restore_model *model) {
     return (struct restore_port){.context = (void *)(uintptr_t)model,
                                  .initialise = initialise,
-                                 .local = model->trainer ? local : NULL,
+                                 .local = model->trainer || model->scratch ? local : NULL,
                                  .load = load,
                                  .payload_lost = payload_lost,
                                  .message_lost = message_lost};

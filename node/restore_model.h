@@ -13,6 +13,9 @@ struct restore_model { /* borrowed, all of it, while its port is used */
     const struct layout *layout;
     const char *initial;     /* file of the run's initial checkpoint; NULL: none */
     struct trainer *trainer; /* NULL: the replica's global part alone, for who only reads */
+    float
+        *scratch; /* not NULL: of a site that a trainer attaches to, [parameters] for what would be
+                       theta_local */
 };
 
 struct restore_port restore_model_port(const struct restore_model *model);

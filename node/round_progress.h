@@ -45,6 +45,13 @@ static inline void round_progress_snapshot(struct round_progress *progress, uint
                                         .tokens_in_flight = progress->tokens - left};
 }
 
+/* What was trained since the last snapshot is gone. */
+static inline void round_progress_lost(struct round_progress *progress) {
+    progress->steps = progress->tokens = progress->round_steps = 0;
+    progress->loss_sum = 0;
+    progress->loss_count = 0;
+}
+
 /* `back`: the message was refused, and what it counted is to be counted again. */
 static inline void round_progress_over(struct round_progress *progress, bool back) {
     if (back) {

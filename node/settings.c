@@ -91,6 +91,15 @@ static const struct setting common[] = {
      .help = "the safetensors file that the run starts from, or the directory of its "
              "model.safetensors, where the manifest names "
              "one by its digest; what lies beside it (tokenizer, token ids) comes out of exports"},
+    {"attach", SETTING_BOOL, SETTING_FIELD(struct settings, attach), .fallback = "false",
+     .help = "train with a job that attaches to this site (libatoll, python/atoll), not with the "
+             "built-in trainer: see docs/trainers.md"},
+    {"attach-socket", SETTING_PATH, SETTING_FIELD(struct settings, attach_socket),
+     .value_name = "PATH",
+     .help = "the Unix socket that trainers attach at; unset: attach.sock in the site's directory"},
+    {"attach-timeout", SETTING_DURATION, SETTING_FIELD(struct settings, attach_timeout_ms),
+     .fallback = "10s", .min = "1s", .max = "1h",
+     .help = "how long the ranks of a job that attaches wait for the others"},
     {"metrics-file", SETTING_PATH, SETTING_FIELD(struct settings, metrics_file),
      .value_name = "FILE",
      .help = "rewritten every second with Prometheus text, for a textfile collector"},

@@ -28,6 +28,9 @@ struct settings {
     const char *metrics_file;     /* NULL: none */
 
     /* run */
+    bool attach;               /* a trainer attaches; else the built-in one trains */
+    const char *attach_socket; /* NULL: attach.sock in the directory */
+    uint64_t attach_timeout_ms;
     bool restored; /* from an older backup, says a person */
     /* join */
     const char *join_address;

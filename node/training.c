@@ -3,7 +3,6 @@
 #include "node/training.h"
 
 #include <math.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -13,40 +12,7 @@
 #include "base/memory.h"
 #include "base/thread.h"
 #include "model/trainer.h"
-
-enum { REQUESTS_LIMIT = 4 * FRAGMENTS_LIMIT, BAD_STEPS_LIMIT = 10, RATE_WINDOW_MS = 10000 };
-
-enum training_request_kind { REQUEST_SNAPSHOT, REQUEST_REBASE };
-struct training_request {
-    enum training_request_kind kind;
-    uint32_t fragment;
-    uint64_t sequence;
-    enum training_move why;
-};
-
-struct training {
-    struct training_options options;
-    struct thread *thread;
-    pthread_mutex_t lock; /* of everything down to the blank line */
-    pthread_cond_t changed;
-    struct training_request requests[REQUESTS_LIMIT]; /* a ring */
-    size_t request_head, request_count;
-    bool train, stopping, capture_last;
-    bool capture_out;    /* one was handed out and is not freed */
-    bool capture_wanted; /* another one, as soon as there is none */
-    uint64_t capture_at_ms;
-    enum node_wait wait;
-    uint64_t until_steps;
-    uint64_t run_tokens, run_own_tokens, run_own_tokens_first;
-    struct run_flow run_flow; /* of the others */
-    bool run_told;
-    struct training_figures figures;
-
-    /* the thread's own */
-    uint64_t booked_ns; /* time is accounted for up to here */
-    uint32_t bad_steps;
-    uint64_t rate_from_ms, rate_tokens;
-};
+#include "node/training_internal.h"
 
 static void on_capture_freed(void *context, uint64_t retry_ms) {
     struct training *training = context;
@@ -61,8 +27,7 @@ static void on_capture_freed(void *context, uint64_t retry_ms) {
 
 /* ---- time ------------------------------------------------------------------------------------ */
 
-/* The time since the last call goes to compute, or to a cause. With the lock. */
-static void book(struct training *training, bool compute, enum lost_cause cause) {
+void training_book(struct training *training, bool compute, enum lost_cause cause) {
     uint64_t now = clock_monotonic_ns(), spent = now - training->booked_ns;
     training->booked_ns = now;
     if (compute)
@@ -71,9 +36,9 @@ static void book(struct training *training, bool compute, enum lost_cause cause)
         training->figures.lost_ns[cause] += spent;
 }
 
-static void book_unlocked(struct training *training, enum lost_cause cause) {
+void training_book_unlocked(struct training *training, enum lost_cause cause) {
     pthread_mutex_lock(&training->lock);
-    book(training, false, cause);
+    training_book(training, false, cause);
     pthread_mutex_unlock(&training->lock);
 }
 
@@ -85,6 +50,10 @@ static enum lost_cause cause_of(enum node_wait wait) {
     case NODE_WAIT_NONE: break;
     }
     return LOST_OTHER;
+}
+
+enum lost_cause training_lost_to(const struct training *training) {
+    return cause_of(training->train ? NODE_WAIT_MERGE : training->wait);
 }
 
 /* With the lock: waits for a change, at most until the monotonic time. */
@@ -145,7 +114,7 @@ static void do_snapshot(struct training *training, const struct training_request
                            local);
     struct buffer optimizer = {0};
     if (training->options.keep_optimizer) trainer_save_optimizer(trainer, &optimizer);
-    book_unlocked(training, LOST_ENCODE);
+    training_book_unlocked(training, LOST_ENCODE);
     training->options.handler.snapshotted(training->options.handler.context, request->fragment,
                                           request->sequence, training->figures.steps,
                                           training->figures.tokens, mark->progress.began_in_flight,
@@ -157,20 +126,25 @@ static void do_rebase(struct training *training, const struct training_request *
     training_mark_rebase(&training->options.fragment[request->fragment], training->options.replica,
                          request->fragment, request->sequence, request->why,
                          trainer_parameters_to_change(training->options.trainer));
-    book_unlocked(training, LOST_REBASE);
+    training_book_unlocked(training, LOST_REBASE);
     training->options.handler.rebased(training->options.handler.context, request->fragment,
                                       request->sequence, request->why);
 }
 
-static void do_capture(struct training *training) {
+void training_do_capture(struct training *training) {
     struct training_capture *capture =
         training_capture_create(training->options.fragment, training->options.replica);
     capture->freed = on_capture_freed;
     capture->context = training;
-    trainer_save(training->options.trainer, &capture->trainer);
-    /* saving may find the device lost, and go back */
-    capture->trainer_steps = trainer_counters(training->options.trainer).steps;
-    book_unlocked(training, LOST_OTHER);
+    if (training->options.trainer) {
+        trainer_save(training->options.trainer, &capture->trainer);
+        /* saving may find the device lost, and go back */
+        capture->trainer_steps = trainer_counters(training->options.trainer).steps;
+    } else { /* its state is its own */
+        buffer_append_text(&capture->trainer, "%s", TRAINING_ATTACHED);
+        capture->trainer_steps = training->figures.trainer_steps;
+    }
+    training_book_unlocked(training, LOST_OTHER);
     training->options.handler.captured(training->options.handler.context, capture);
 }
 
@@ -179,7 +153,7 @@ static void do_capture(struct training *training) {
 /* Tokens the whole run has seen, by the ledger and by what we have trained since our last
  * contribution that is in it, and the others meanwhile, each at its own rate. It is an estimate:
  * where it was too high, because a site slowed down or left, it falls again. With the lock. */
-static uint64_t tokens_for_schedule(struct training *training) {
+uint64_t training_run_tokens(struct training *training) {
     uint64_t told = training->run_own_tokens - training->run_own_tokens_first;
     uint64_t trained = training->options.tokens_unsent + training->figures.tokens;
     uint64_t pending = trained > told ? trained - told : 0;
@@ -187,7 +161,7 @@ static uint64_t tokens_for_schedule(struct training *training) {
     return training->run_tokens + pending + (uint64_t)fmin(fmax(others, 0), 0x1p60);
 }
 
-static void note_rates(struct training *training, double step_s, uint64_t tokens) {
+void training_note_rates(struct training *training, double step_s, uint64_t tokens) {
     struct training_figures *figures = &training->figures;
     double rate = step_s > 0 ? 1.0 / step_s : 0;
     figures->steps_per_second =
@@ -203,7 +177,7 @@ static void note_rates(struct training *training, double step_s, uint64_t tokens
 }
 
 /* A rate is of the last window: where nothing was trained in it, it is 0. With the lock. */
-static void note_standstill(struct training *training) {
+void training_note_standstill(struct training *training) {
     uint64_t now = clock_monotonic_ms(), window = now - training->rate_from_ms;
     if (window < RATE_WINDOW_MS) return;
     training->figures.tokens_per_second = (double)training->rate_tokens * 1000.0 / (double)window;
@@ -228,7 +202,7 @@ static void one_step(struct training *training) {
     struct error error = {0};
     struct trainer_result result = {0};
     pthread_mutex_lock(&training->lock);
-    uint64_t run_tokens = tokens_for_schedule(training);
+    uint64_t run_tokens = training_run_tokens(training);
     pthread_mutex_unlock(&training->lock);
     struct data_position before = trainer_counters(training->options.trainer).position;
     uint64_t from = clock_monotonic_ns();
@@ -240,7 +214,7 @@ static void one_step(struct training *training) {
     if (status == CORRUPT && moved && ++training->bad_steps < BAD_STEPS_LIMIT) {
         log_warn("step_not_finite", "in_a_row=%u message=\"%s\"", training->bad_steps,
                  error.message);
-        book_unlocked(training, LOST_OTHER);
+        training_book_unlocked(training, LOST_OTHER);
         return;
     }
     if (status != OK) {
@@ -256,14 +230,14 @@ static void one_step(struct training *training) {
     struct trainer_counters counters = trainer_counters(training->options.trainer);
     pthread_mutex_lock(&training->lock);
     struct training_figures *figures = &training->figures;
-    book(training, true, LOST_OTHER);
+    training_book(training, true, LOST_OTHER);
     figures->steps++;
     figures->tokens += result.tokens;
     figures->trainer_steps = counters.steps;
     figures->trainer_tokens = counters.tokens;
     figures->loss = isnan(figures->loss) ? result.loss : 0.95 * figures->loss + 0.05 * result.loss;
     figures->learning_rate = result.learning_rate;
-    note_rates(training, (double)(clock_monotonic_ns() - from) * 1e-9, result.tokens);
+    training_note_rates(training, (double)(clock_monotonic_ns() - from) * 1e-9, result.tokens);
     uint64_t steps = figures->steps, tokens = figures->tokens;
     pthread_mutex_unlock(&training->lock);
 
@@ -271,10 +245,17 @@ static void one_step(struct training *training) {
                                        result.loss);
 }
 
+bool training_take_request(struct training *training, struct training_request *request) {
+    if (training->request_count == 0) return false;
+    *request = training->requests[training->request_head];
+    training->request_head = (training->request_head + 1) % REQUESTS_LIMIT;
+    training->request_count--;
+    return true;
+}
+
 enum todo { TODO_STOP, TODO_REQUEST, TODO_CAPTURE, TODO_STEP };
 
-/* With the lock: a capture may be made now, and is wanted or due. Marks it as handed out. */
-static bool take_capture(struct training *training, bool train) {
+bool training_take_capture(struct training *training, bool train) {
     bool due = train && training->options.checkpoint_ms > 0 &&
                clock_monotonic_ms() >= training->capture_at_ms;
     if (training->capture_out || !(due || training->capture_wanted)) return false;
@@ -288,15 +269,12 @@ static enum todo next(struct training *training, struct training_request *reques
     enum todo todo = TODO_STOP;
     pthread_mutex_lock(&training->lock);
     while (!training->stopping) {
-        if (training->request_count > 0) {
-            *request = training->requests[training->request_head];
-            training->request_head = (training->request_head + 1) % REQUESTS_LIMIT;
-            training->request_count--;
+        if (training_take_request(training, request)) {
             todo = TODO_REQUEST;
             break;
         }
         bool train = training->train && training->figures.steps < training->until_steps;
-        if (take_capture(training, train)) {
+        if (training_take_capture(training, train)) {
             todo = TODO_CAPTURE;
             break;
         }
@@ -304,11 +282,11 @@ static enum todo next(struct training *training, struct training_request *reques
             todo = TODO_STEP;
             break;
         }
-        enum lost_cause cause = cause_of(training->train ? NODE_WAIT_MERGE : training->wait);
+        enum lost_cause cause = training_lost_to(training);
         /* wakes to keep the books current */
         wait_until_ns(training, clock_monotonic_ns() + 200000000u);
-        book(training, false, cause);
-        note_standstill(training);
+        training_book(training, false, cause);
+        training_note_standstill(training);
     }
     if (training->stopping) todo = TODO_STOP; /* what is pending is dropped */
     pthread_mutex_unlock(&training->lock);
@@ -316,12 +294,12 @@ static enum todo next(struct training *training, struct training_request *reques
 }
 
 /* The one there is holds an older state: its memory first, then the last one. */
-static void capture_at_end(struct training *training) {
+void training_capture_at_end(struct training *training) {
     pthread_mutex_lock(&training->lock);
     while (training->capture_out) pthread_cond_wait(&training->changed, &training->lock);
     training->capture_out = true;
     pthread_mutex_unlock(&training->lock);
-    do_capture(training);
+    training_do_capture(training);
 }
 
 static void body(void *context) {
@@ -332,13 +310,13 @@ static void body(void *context) {
         if (todo == TODO_STEP)
             one_step(training);
         else if (todo == TODO_CAPTURE)
-            do_capture(training);
+            training_do_capture(training);
         else if (request.kind == REQUEST_SNAPSHOT)
             do_snapshot(training, &request);
         else
             do_rebase(training, &request);
     }
-    if (training->capture_last) capture_at_end(training);
+    if (training->capture_last) training_capture_at_end(training);
 }
 
 /* ---- life ------------------------------------------------------------------------------------ */
@@ -349,9 +327,12 @@ enum status training_start(const struct training_options *options, struct traini
     training->options = *options;
     training->wait = NODE_WAIT_START;
     training->figures.loss = (double)NAN;
-    struct trainer_counters counters = trainer_counters(options->trainer);
-    training->figures.trainer_steps = counters.steps;
-    training->figures.trainer_tokens = counters.tokens;
+    training->figures.trainer_steps = options->trainer_steps;
+    if (options->trainer) {
+        struct trainer_counters counters = trainer_counters(options->trainer);
+        training->figures.trainer_steps = counters.steps;
+        training->figures.trainer_tokens = counters.tokens;
+    }
     training->booked_ns = clock_monotonic_ns();
     training->rate_from_ms = clock_monotonic_ms();
     training->capture_at_ms = clock_monotonic_ms() + options->checkpoint_ms;
@@ -361,11 +342,13 @@ enum status training_start(const struct training_options *options, struct traini
     pthread_mutex_init(&training->lock, NULL);
     pthread_cond_init(&training->changed, &monotonic);
     pthread_condattr_destroy(&monotonic);
-    enum status status = thread_start("trainer", body, training, &training->thread, error);
-    if (status == OK)
-        *out = training;
-    else
+    *out = training; /* before the thread's first steps, which may ask for it */
+    enum status status = thread_start("trainer", options->trainer ? body : training_attached_body,
+                                      training, &training->thread, error);
+    if (status != OK) {
+        *out = NULL;
         training_destroy(training);
+    }
     return status;
 }
 
@@ -388,6 +371,17 @@ void training_tell_run(struct training *training, uint64_t tokens, uint64_t own_
     training->run_own_tokens = own_tokens;
     training->run_flow = others;
     pthread_mutex_unlock(&training->lock);
+}
+
+void training_over(struct training *training) {
+    pthread_mutex_lock(&training->lock);
+    training->over = true;
+    pthread_cond_broadcast(&training->changed);
+    pthread_mutex_unlock(&training->lock);
+}
+
+const struct training_mark *training_mark_of(const struct training *training, uint32_t fragment) {
+    return &training->options.fragment[fragment];
 }
 
 void training_figures(struct training *training, struct training_figures *out) {

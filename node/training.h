@@ -12,6 +12,9 @@
  * overlap off the core gives it a count of steps to stop at, so that a round is exactly H steps
  * and nothing is trained after the snapshot: the synchronous reference.
  *
+ * A site that trains elsewhere has a trainer that attaches (node/training_attached.c): the same
+ * orders go to it, and are carried out a few steps later.
+ *
  * Every nanosecond is booked: to compute (a step, with the throttle's sleep, which plays a slower
  * device), or to a cause. Stops within one step.
  */
@@ -19,10 +22,12 @@
 #define NODE_TRAINING_H
 
 #include "model/data.h"
+#include "model/schedule.h"
 #include "node/node_state.h"
 #include "node/training_marks.h"
 #include "proto/messages.h"
 
+struct border;
 struct trainer;
 struct training;
 
@@ -37,18 +42,28 @@ struct training_handler { /* called on the trainer's thread */
                         struct buffer *optimizer);
     void (*rebased)(void *context, uint32_t fragment, uint64_t sequence, enum training_move why);
     void (*captured)(void *context, struct training_capture *capture); /* takes it */
+    /* Of a trainer that attached and is gone: the snapshot that was asked for is given up, and what
+     * was trained since the last one is lost. */
+    void (*snapshot_lost)(void *context, uint32_t fragment, uint64_t sequence);
+    void (*trainer_lost)(void *context);
     /* Training is off. UNAVAILABLE: the device that trains was lost, and captures hold the state of
      * when it was last looked at. */
     void (*failed)(void *context, enum status status, const char *message);
 };
 
 struct training_options {
-    struct trainer *trainer; /* borrowed until training_destroy; theta_local is in it */
-    const struct data *data; /* borrowed */
-    struct replica *replica; /* borrowed */
-    double throttle;         /* a step takes this many times as long; >= 1 */
-    uint64_t pace_ns;        /* and at least so long */
-    bool keep_optimizer;     /* with each snapshot */
+    struct trainer *trainer;  /* borrowed until training_destroy; theta_local is in it. NULL: a
+                                trainer attaches to `border`, and theta_local is there */
+    struct border *border;    /* borrowed likewise */
+    struct schedule schedule; /* and what it is told: of the learning rate, and H */
+    uint32_t inner_steps;
+    uint64_t max_step_tokens; /* that the run takes of it */
+    uint64_t trainer_steps;   /* of before the start; the built-in trainer knows its own */
+    const struct data *data;  /* borrowed */
+    struct replica *replica;  /* borrowed */
+    double throttle;          /* a step takes this many times as long; >= 1 */
+    uint64_t pace_ns;         /* and at least so long */
+    bool keep_optimizer;      /* with each snapshot */
     /* a capture so long after the last one was freed; 0: only when asked for */
     uint64_t checkpoint_ms;
     struct training_mark fragment[FRAGMENTS_LIMIT]; /* as restored */
@@ -64,6 +79,8 @@ MUST_USE enum status training_start(const struct training_options *options, stru
  * (UINT64_MAX: no limit), then wait. */
 void training_train(struct training *training, bool train, enum node_wait wait,
                     uint64_t until_steps);
+/* On its own thread, or while nobody trains. */
+const struct training_mark *training_mark_of(const struct training *training, uint32_t fragment);
 void training_snapshot(struct training *training, uint32_t fragment, uint64_t sequence);
 /* The replica's `next` is staged for the fragment. sequence 0: no message was under way. */
 void training_rebase(struct training *training, uint32_t fragment, uint64_t sequence,
@@ -74,6 +91,9 @@ void training_capture(struct training *training);
  * others train meanwhile. */
 void training_tell_run(struct training *training, uint64_t tokens, uint64_t own_tokens,
                        struct run_flow others);
+
+/* The run is over: a trainer that attached is told so. */
+void training_over(struct training *training);
 
 struct training_figures { /* since the thread started */
     uint64_t steps, tokens;

@@ -8,9 +8,22 @@
 void training_mark_snapshot(struct training_mark *mark, struct replica *replica, uint32_t fragment,
                             uint64_t sequence, const float *local) {
     replica_snapshot(replica, fragment, local);
+    training_mark_sent(mark, replica->fragments, sequence);
+}
+
+void training_mark_sent(struct training_mark *mark, uint32_t fragments, uint64_t sequence) {
     mark->in_flight = sequence;
     mark->baseless = false;
-    round_progress_snapshot(&mark->progress, replica->fragments);
+    round_progress_snapshot(&mark->progress, fragments);
+}
+
+static bool keeps_all(const struct replica *replica, enum training_move why) {
+    if (why == MOVE_ADVANCED || why == MOVE_LOADED) return true;
+    return why == MOVE_REFUSED && replica_refused(replica) == REBASE_KEEP;
+}
+
+const float *training_move_from(const struct replica *replica, enum training_move why) {
+    return keeps_all(replica, why) ? replica->base : replica->snapshot;
 }
 
 void training_mark_rebase(struct training_mark *mark, struct replica *replica, uint32_t fragment,

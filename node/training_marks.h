@@ -17,6 +17,9 @@ enum training_move {                  /* why a fragment goes to another base */
                      MOVE_LOADED
 };
 
+/* What stands for the trainer in checkpoints of a site that a trainer attaches to. */
+#define TRAINING_ATTACHED "atoll attached trainer 1\n"
+
 struct training_mark {  /* of a fragment */
     uint64_t in_flight; /* sequence of the message whose snapshot is in the replica; 0: none */
     uint64_t over;      /* the last sequence that was over; 0: none */
@@ -47,7 +50,12 @@ struct training_capture {
 /* theta_s of the fragment is `local` as it is now; the message under way is `sequence`. */
 void training_mark_snapshot(struct training_mark *mark, struct replica *replica, uint32_t fragment,
                             uint64_t sequence, const float *local);
-/* The replica's `next` is staged: the fragment of `local` moves there. */
+/* The same where theta_s is in the replica already. */
+void training_mark_sent(struct training_mark *mark, uint32_t fragments, uint64_t sequence);
+/* What a move takes `local` from, [parameters]: it goes to next + (local - from). */
+const float *training_move_from(const struct replica *replica, enum training_move why);
+/* The replica's `next` is staged: the fragment of `local` moves there. NULL: it is elsewhere, and
+ * has been corrected. */
 void training_mark_rebase(struct training_mark *mark, struct replica *replica, uint32_t fragment,
                           uint64_t sequence, enum training_move why, float *local);
 /* Bases, snapshots and marks, [replica->fragments] of them; the trainer's state is the caller's. */

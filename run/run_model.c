@@ -41,7 +41,7 @@ void run_model_layout_digest(const struct layout *layout, uint8_t out[static DIG
     buffer_deinit(&description);
 }
 
-static struct schedule schedule_of(const struct manifest *manifest) {
+struct schedule run_model_schedule(const struct manifest *manifest) {
     uint64_t decay =
         manifest->inner.decay_tokens ? manifest->inner.decay_tokens : manifest->token_budget;
     struct schedule schedule = {.peak = (float)manifest->inner.learning_rate,
@@ -86,7 +86,7 @@ enum status run_model_trainer(const struct manifest *manifest, const struct run_
                                                 .epsilon = (float)manifest->inner.epsilon,
                                                 .decay = (float)manifest->inner.weight_decay,
                                                 .clip = (float)manifest->inner.clip_norm},
-                                      .schedule = schedule_of(manifest)};
+                                      .schedule = run_model_schedule(manifest)};
     TRY(check_step_tokens(manifest, &options, error));
     return trainer_create(&options, out, error);
 }

@@ -36,6 +36,8 @@ MUST_USE enum status run_model_layout(const struct manifest *manifest, struct la
                                       struct error *error);
 /* SHA-256 of layout_describe: the layout digest of the genesis entry and of every contribution. */
 void run_model_layout_digest(const struct layout *layout, uint8_t out[static DIGEST_SIZE]);
+/* Of the learning rate, by tokens of the run. */
+struct schedule run_model_schedule(const struct manifest *manifest);
 /* Model, sequence length, inner optimizer and schedule from the manifest. Statuses of
  * trainer_create. */
 MUST_USE enum status run_model_trainer(const struct manifest *manifest,

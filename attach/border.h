@@ -1,0 +1,81 @@
+/* The site's border: where a training job attaches to its node.
+ *
+ * A Unix socket, and for each session a memory that the node owns and passes over it
+ * (libatoll/wire.h). A session is one life of a training job: its ranks attach, declare what they
+ * hold, and say that they are ready; once all are and everything is covered, the model is loaded
+ * into them, and they train. It ends when a rank detaches, dies, or does what is not allowed, when
+ * a higher generation attaches, or when the node ends. What ranks send and write is never trusted:
+ * it ends their session at worst, with a message that says why.
+ *
+ * One thread uses a border. It waits in border_poll alone.
+ */
+#ifndef ATTACH_BORDER_H
+#define ATTACH_BORDER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "attach/coverage.h"
+
+struct border;
+
+struct border_options {
+    const char *socket;                    /* the path; what stands there is replaced */
+    const char *token_file;                /* written with a new token, for its owner alone */
+    const struct coverage_tensor *tensors; /* borrowed */
+    uint32_t tensor_count;
+    uint64_t parameters;
+    uint32_t fragments;
+    uint64_t timeout_ms; /* for all ranks to attach, declare and be ready */
+    void *context;
+    /* A fragment's place in the flat vector. */
+    void (*range)(void *context, uint32_t fragment, uint64_t *start, uint64_t *count);
+    /* What a session begins with: [count] floats, and the version that they stand on. */
+    uint64_t (*load)(void *context, uint32_t fragment, float *out);
+    /* To be logged: something that a trainer did wrong, or that a session ended. */
+    void (*complain)(void *context, const char *message);
+};
+
+/* INVALID: the socket's path is too long; it says how long it may be. */
+MUST_USE enum status border_open(const struct border_options *options, struct border **out,
+                                 struct error *error);
+/* Ranks find that the node is away, and may attach to its next life. NULL is a no-op. */
+void border_close(struct border *border);
+
+/* Waits for something to happen, for at most so long, and deals with what ranks say and write. */
+void border_poll(struct border *border, uint64_t timeout_ms);
+/* Of the session that trains, counted from 1; 0: none does. */
+uint64_t border_session(const struct border *border);
+bool border_has_ranks(const struct border *border); /* somebody is attached */
+
+struct border_progress { /* of the session */
+    uint64_t steps;      /* that all ranks have reported */
+    uint64_t tokens;     /* as rank 0 counts them, at its own last step */
+    uint64_t rank_steps; /* that step */
+    double loss;
+    uint32_t ranks;
+};
+void border_progress(const struct border *border, struct border_progress *out);
+
+/* Gives the order that a fragment is copied out, or that [count] floats are added to it. One at a
+ * time; it is given again by itself where it came too late. */
+void border_publish(struct border *border, uint32_t fragment);
+/* Returns where the correction is to be written; border_add then gives the order. */
+float *border_correction(struct border *border);
+void border_add(struct border *border, uint32_t fragment, uint64_t version);
+/* The step after which the last order is carried out; true: it has been, by all ranks. False with
+ * step 0: there is no order, or no session. */
+bool border_is_done(const struct border *border, uint64_t *at);
+/* What was copied out, until the next order. Also after the session has ended. */
+const float *border_published(const struct border *border);
+/* The order has been dealt with. */
+void border_forget(struct border *border);
+/* The tensor and the rank that gave the float at `index` of the fragment, for a message. */
+void border_blame(const struct border *border, uint32_t fragment, uint64_t index, char *out,
+                  size_t size);
+
+/* Ends the session: its ranks are told why. */
+void border_refuse(struct border *border, const char *why);
+void border_tell(struct border *border, bool stopping, uint64_t inner_steps, double factor);
+
+#endif

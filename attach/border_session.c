@@ -1,0 +1,341 @@
+/* A session's memory, and what happens at its steps: reports, orders, loads (attach/border.h). */
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "attach/border_internal.h"
+#include "base/clock.h"
+#include "base/memory.h"
+
+enum { PAGE = 4096, STEPS_PER_LOOK_LIMIT = 1000000 };
+
+static uint64_t pages(uint64_t size) { return (size + PAGE - 1) / PAGE * PAGE; }
+
+static uint64_t largest_fragment(const struct border *border) {
+    uint64_t largest = 0, start, count;
+    for (uint32_t i = 0; i < border->options.fragments; i++) {
+        border->options.range(border->options.context, i, &start, &count);
+        largest = MAX(largest, count);
+    }
+    return largest;
+}
+
+/* ---- the memory ------------------------------------------------------------------------------ */
+
+static enum status take_memory(struct session *session, struct error *error) {
+    session->memory = memfd_create("atoll-border", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (session->memory < 0)
+        return error_set(error, UNAVAILABLE, "memfd_create: %s", strerror(errno));
+    if (ftruncate(session->memory, (off_t)session->size) != 0 ||
+        fcntl(session->memory, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)
+        return error_set(error, FULL, "%zu bytes of shared memory: %s", session->size,
+                         strerror(errno));
+    void *memory =
+        mmap(NULL, session->size, PROT_READ | PROT_WRITE, MAP_SHARED, session->memory, 0);
+    if (memory == MAP_FAILED)
+        return error_set(error, FULL, "map %zu bytes of shared memory: %s", session->size,
+                         strerror(errno));
+    session->shared = memory;
+    return OK;
+}
+
+static void write_tensors(const struct border *border, uint64_t at) {
+    struct wire_tensor *out = (void *)((char *)border->session.shared + at);
+    for (uint32_t i = 0; i < border->options.tensor_count; i++) {
+        const struct coverage_tensor *tensor = &border->options.tensors[i];
+        memcpy(out[i].name, tensor->name, sizeof out[i].name);
+        out[i].offset = tensor->offset;
+        out[i].count = tensor->count;
+        out[i].dimensions = tensor->dimensions;
+        memcpy(out[i].shape, tensor->shape, sizeof out[i].shape);
+    }
+}
+
+enum status session_begin(struct border *border, uint64_t generation, uint32_t world,
+                          struct error *error) {
+    struct session *session = &border->session;
+    uint64_t area = pages(largest_fragment(border) * sizeof(float));
+    uint64_t ranks_at = PAGE, tensors_at = pages(ranks_at + world * sizeof(struct wire_rank));
+    uint64_t tensors = border->options.tensor_count;
+    session_free(session);
+    session->phase = SESSION_GATHERS;
+    session->number = ++border->sessions;
+    session->generation = generation;
+    session->world = world;
+    session->ranks = xcalloc(world, sizeof *session->ranks);
+    session->reports = xcalloc(world, sizeof *session->reports);
+    session->news_ms = clock_monotonic_ms();
+    session->ranks_at = ranks_at;
+    session->out_at = pages(tensors_at + tensors * sizeof(struct wire_tensor));
+    session->in_at = session->out_at + area;
+    session->size = session->in_at + area;
+    enum status status = take_memory(session, error);
+    if (status != OK) {
+        session_free(session);
+        return status;
+    }
+    struct wire_shared *shared = session->shared;
+    shared->magic = WIRE_MAGIC;
+    shared->size = session->size;
+    shared->parameters = border->options.parameters;
+    shared->fragments = border->options.fragments;
+    shared->ranks = world;
+    shared->tensors = tensors;
+    shared->ranks_at = ranks_at;
+    shared->tensors_at = tensors_at;
+    shared->out_at = session->out_at;
+    shared->in_at = session->in_at;
+    write_tensors(border, tensors_at);
+    session_tell(border);
+    return OK;
+}
+
+void session_free(struct session *session) {
+    if (session->shared) munmap(session->shared, session->size);
+    if (session->memory > 0) close(session->memory);
+    free(session->ranks);
+    free(session->reports);
+    free(session->pieces);
+    *session = (struct session){0};
+}
+
+static float *area(const struct session *session, uint64_t at) {
+    return (float *)(void *)((char *)session->shared + at);
+}
+
+void session_tell(struct border *border) {
+    struct wire_shared *shared = border->session.shared;
+    uint64_t bits;
+    if (!shared) return;
+    memcpy(&bits, &border->factor, sizeof bits);
+    atomic_store(&shared->flags, border->stopping ? (uint64_t)WIRE_STOPPING : 0);
+    atomic_store(&shared->inner_steps, border->inner_steps);
+    atomic_store(&shared->factor, bits);
+}
+
+/* ---- orders ---------------------------------------------------------------------------------- */
+
+/* The fields of the slot that nobody reads by now, then its id, then the newest's. */
+static void write_order(struct border *border) {
+    struct session *session = &border->session;
+    struct wire_order *slot = &session->shared->orders[session->agreement.id & 1];
+    uint64_t start, count;
+    border->options.range(border->options.context, session->fragment, &start, &count);
+    atomic_store(&slot->id, 0);
+    atomic_store(&slot->kind, (uint64_t)session->kind);
+    atomic_store(&slot->fragment, session->fragment);
+    atomic_store(&slot->at, session->agreement.at);
+    atomic_store(&slot->start, start);
+    atomic_store(&slot->count, count);
+    atomic_store(&slot->version, session->version);
+    atomic_store(&slot->id, session->agreement.id);
+    atomic_store(&session->shared->order, session->agreement.id);
+}
+
+static void give(struct border *border, enum wire_order_kind kind, uint32_t fragment,
+                 uint64_t version) {
+    struct session *session = &border->session;
+    ASSERT(session->phase == SESSION_TRAINS && !session->ordered);
+    session->ordered = true;
+    session->kind = kind;
+    session->fragment = fragment;
+    session->version = version;
+    agreement_give(&session->agreement, session->reports, session->world);
+    write_order(border);
+}
+
+void border_publish(struct border *border, uint32_t fragment) {
+    give(border, WIRE_PUBLISH, fragment, 0);
+}
+
+float *border_correction(struct border *border) {
+    return area(&border->session, border->session.in_at);
+}
+
+void border_add(struct border *border, uint32_t fragment, uint64_t version) {
+    give(border, WIRE_ADD, fragment, version);
+}
+
+const float *border_published(const struct border *border) {
+    return area(&border->session, border->session.out_at);
+}
+
+void border_forget(struct border *border) { border->session.ordered = false; }
+
+bool border_is_done(const struct border *border, uint64_t *at) {
+    const struct session *session = &border->session;
+    bool done = session->ordered;
+    *at = session->ordered ? session->agreement.at : 0;
+    for (uint32_t i = 0; done && i < session->world; i++)
+        done = session->reports[i].done == session->agreement.id &&
+               session->reports[i].steps >= session->agreement.at;
+    return done;
+}
+
+/* A load: at step 0, where everybody waits for it. TRAIN ends them. */
+static void order_load(struct border *border) {
+    struct session *session = &border->session;
+    const struct border_options *options = &border->options;
+    bool over = session->fragment == options->fragments;
+    session->kind = over ? WIRE_TRAIN : WIRE_LOAD;
+    if (over) session->fragment = 0;
+    session->agreement.id++;
+    session->agreement.at = 0;
+    if (!over)
+        session->version =
+            options->load(options->context, session->fragment, area(session, session->in_at));
+    write_order(border);
+}
+
+/* ---- ready, and every look ------------------------------------------------------------------- */
+
+enum status session_add_piece(struct border *border, const struct wire_piece *told,
+                              struct rank_connection *connection, struct error *error) {
+    struct session *session = &border->session;
+    struct coverage_piece piece;
+    if (connection->pieces >= WIRE_PIECES_LIMIT)
+        return error_set(error, INVALID, "rank %u declares more than %d pieces",
+                         connection->hello.rank, WIRE_PIECES_LIMIT);
+    TRY(coverage_take(border->options.tensors, border->options.tensor_count, told,
+                      connection->hello.rank, &piece, error));
+    piece.index = connection->pieces++;
+    if (session->piece_count == session->piece_capacity) {
+        session->piece_capacity = MAX(2 * session->piece_capacity, (size_t)256);
+        session->pieces =
+            xrealloc(session->pieces, session->piece_capacity * sizeof *session->pieces);
+    }
+    session->pieces[session->piece_count++] = piece;
+    return OK;
+}
+
+static bool send_go(const struct session *session, uint32_t rank) {
+    struct rank_connection *connection = session->ranks[rank];
+    size_t size = sizeof(struct wire_go) + connection->pieces;
+    uint8_t *bytes = xcalloc(1, size);
+    struct wire_go go = {.type = WIRE_GO, .count = connection->pieces};
+    memcpy(bytes, &go, sizeof go);
+    for (size_t i = 0; i < session->piece_count; i++)
+        if (session->pieces[i].rank == rank)
+            bytes[sizeof go + session->pieces[i].index] = session->pieces[i].owned;
+    bool sent = connection_send(connection, bytes, size, -1);
+    free(bytes);
+    return sent;
+}
+
+enum status session_go(struct border *border, struct error *error) {
+    struct session *session = &border->session;
+    TRY(coverage_check(border->options.tensors, border->options.tensor_count, session->pieces,
+                       session->piece_count, error));
+    for (uint32_t i = 0; i < session->world; i++)
+        if (!send_go(session, i))
+            return error_set(error, UNAVAILABLE, "rank %u cannot be reached", i);
+    session->phase = SESSION_LOADS;
+    session->fragment = 0;
+    session->news_ms = clock_monotonic_ms();
+    order_load(border);
+    return OK;
+}
+
+enum status session_read_reports(struct session *session, struct error *error) {
+    struct wire_rank *lines = (void *)((char *)session->shared + session->ranks_at);
+    for (uint32_t i = 0; i < session->world; i++) {
+        struct agreement_rank *report = &session->reports[i];
+        /* steps last: what was done before a step is then seen with it */
+        uint64_t steps = atomic_load(&lines[i].steps);
+        if (steps < report->steps || steps - report->steps > STEPS_PER_LOOK_LIMIT)
+            return error_set(error, INVALID, "rank %u says that it is at step %llu, after %llu", i,
+                             (unsigned long long)steps, (unsigned long long)report->steps);
+        report->steps = steps;
+        report->seen = atomic_load(&lines[i].seen);
+        report->done = atomic_load(&lines[i].done);
+    }
+    return OK;
+}
+
+static void next_load(struct border *border) {
+    struct session *session = &border->session;
+    for (uint32_t i = 0; i < session->world; i++)
+        if (session->reports[i].done != session->agreement.id) return;
+    session->news_ms = clock_monotonic_ms();
+    if (session->kind == WIRE_TRAIN) {
+        session->phase = SESSION_TRAINS;
+        border->trained++;
+        return;
+    }
+    session->fragment++;
+    order_load(border);
+}
+
+enum status session_look(struct border *border, struct error *error) {
+    struct session *session = &border->session;
+    if (session->phase != SESSION_LOADS && session->phase != SESSION_TRAINS) return OK;
+    TRY(session_read_reports(session, error));
+    atomic_fetch_add(&session->shared->beat, 1);
+    if (session->phase == SESSION_LOADS) {
+        next_load(border);
+        return OK;
+    }
+    if (!session->ordered) return OK;
+    struct agreement before = session->agreement;
+    if (agreement_look(&session->agreement, session->reports, session->world) != AGREEMENT_MISSED) {
+        session->agreement = before;
+        return OK;
+    }
+    agreement_give(&session->agreement, session->reports, session->world);
+    write_order(border);
+    return OK;
+}
+
+void border_progress(const struct border *border, struct border_progress *out) {
+    const struct session *session = &border->session;
+    const struct wire_rank *lines =
+        (const void *)((const char *)session->shared + session->ranks_at);
+    uint64_t bits;
+    *out = (struct border_progress){.loss = (double)NAN};
+    if (session->phase != SESSION_TRAINS && session->phase != SESSION_ENDED) return;
+    out->ranks = session->world;
+    out->steps = agreement_steps(session->reports, session->world);
+    out->rank_steps = session->reports[0].steps;
+    out->tokens = atomic_load(&lines[0].tokens);
+    bits = atomic_load(&lines[0].loss);
+    memcpy(&out->loss, &bits, sizeof out->loss);
+}
+
+/* ---- blame ----------------------------------------------------------------------------------- */
+
+/* Whether the piece has that element of its tensor. */
+static bool holds(const struct coverage_piece *piece, const struct coverage_tensor *tensor,
+                  uint64_t element) {
+    if (piece->flat)
+        return element >= piece->offset[0] && element - piece->offset[0] < piece->extent[0];
+    for (uint32_t d = tensor->dimensions; d > 0; d--) {
+        uint64_t at = element % tensor->shape[d - 1];
+        element /= tensor->shape[d - 1];
+        if (at < piece->offset[d - 1] || at - piece->offset[d - 1] >= piece->extent[d - 1])
+            return false;
+    }
+    return true;
+}
+
+void border_blame(const struct border *border, uint32_t fragment, uint64_t index, char *out,
+                  size_t size) {
+    const struct session *session = &border->session;
+    uint64_t start, count;
+    border->options.range(border->options.context, fragment, &start, &count);
+    snprintf(out, size, "a parameter");
+    for (size_t i = 0; i < session->piece_count; i++) {
+        const struct coverage_piece *piece = &session->pieces[i];
+        const struct coverage_tensor *tensor = &border->options.tensors[piece->tensor];
+        if (!piece->owned || start + index < tensor->offset ||
+            start + index - tensor->offset >= tensor->count ||
+            !holds(piece, tensor, start + index - tensor->offset))
+            continue;
+        snprintf(out, size, "tensor \"%s\", rank %u", tensor->name, piece->rank);
+        return;
+    }
+}

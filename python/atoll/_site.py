@@ -1,0 +1,196 @@
+"""A training job's rank at its site."""
+from __future__ import annotations
+
+import ctypes
+import logging
+import math
+import types
+from typing import Any, Callable, List, Optional, Tuple
+
+from . import _launch, _library, _pieces
+from ._library import ADD, AWAY, LOAD, OK, PUBLISH, AtollError
+
+LOG = logging.getLogger("atoll")
+AGAIN_STEPS = 16  # all ranks try at the same step to attach to a node that was away
+
+
+class Site:
+    """Made by `join`. Everything happens after `optimizer.step()`; `step` is for loops that have no
+    torch optimizer."""
+
+    def __init__(self, parameters: List[Tuple[str, Any]], options: _library.Options,
+                 tokens_per_step: int, optimizer: Any = None) -> None:
+        self._library = _library.load()
+        self._parameters, self._options = parameters, options
+        self._handle: Optional[ctypes.c_void_p] = None
+        self._tokens, self._steps = int(tokens_per_step), 0
+        self._over = self._away = False
+        self._groups = [(group, group["lr"]) for group in optimizer.param_groups] if optimizer \
+            else []
+        self._factor = math.nan
+        self.loss: Any = None  # of the last step, where the loop tells it: for the run's figures
+        self._attach()
+        self._schedule()
+
+    # ---- looking ----
+    @property
+    def stopping(self) -> bool:
+        """The run is over; the loop may end."""
+        return self._over or bool(self._handle and self._library.atoll_stopping(self._handle))
+
+    @property
+    def away(self) -> bool:
+        """The node is not there; training goes on, and the rank attaches again once it is."""
+        return self._away
+
+    @property
+    def version(self) -> int:
+        return int(self._library.atoll_version(self._handle)) if self._handle else 0
+
+    @property
+    def steps(self) -> int:
+        """Since the job attached first."""
+        return self._steps
+
+    @property
+    def inner_steps(self) -> int:
+        return int(self._library.atoll_inner_steps(self._handle)) if self._handle else 0
+
+    # ---- the end ----
+    def detach(self) -> None:
+        """What was trained since the last publication is lost to the run."""
+        if self._handle:
+            self._over = self.stopping
+            self._library.atoll_detach(self._handle)
+        self._handle = None
+
+    def __enter__(self) -> "Site":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.detach()
+
+    # ---- attaching ----
+    def _message(self) -> str:
+        return str(self._library.atoll_message(self._handle).decode(errors="replace"))
+
+    def _attach(self) -> None:
+        handle = ctypes.c_void_p()
+        result = self._library.atoll_attach(ctypes.byref(self._options), ctypes.byref(handle))
+        self._handle = handle
+        if result == OK:
+            pieces = (_library.Piece * max(len(self._parameters), 1))()
+            for at, (name, parameter) in enumerate(self._parameters):
+                pieces[at] = _pieces.piece_of(name, parameter)
+            result = self._library.atoll_declare(handle, pieces, len(self._parameters))
+        while result == OK:
+            result = self._library.atoll_ready(handle)
+            if result != LOAD:
+                break
+            self._copy_in(self._library.atoll_copy_in)
+            result = self._library.atoll_applied(handle)
+        if result != OK:
+            message = self._message()
+            self.detach()
+            raise AtollError(message)
+
+    def _attach_again(self) -> None:
+        try:
+            self.detach()
+            self._attach()
+            self._away = False
+            LOG.info("attached again, with the newest model")
+        except AtollError as error:
+            LOG.info("the node is still away: %s", error)
+
+    # ---- what is ordered ----
+    def _concerned(self) -> List[Tuple[int, Any]]:
+        return [(at, _pieces.local_of(parameter))
+                for at, (_, parameter) in enumerate(self._parameters)
+                if self._library.atoll_concerns(self._handle, at)]
+
+    @staticmethod
+    def _host(values: Any) -> Any:
+        """fp32, on the host, contiguous: the tensor itself where it is all that."""
+        return values.to("cpu").contiguous()
+
+    def _copy_out(self) -> None:
+        for at, values in self._concerned():
+            host = self._host(values)
+            self._library.atoll_copy_out(self._handle, at, host.data_ptr())
+
+    def _copy_in(self, how: Callable[..., int]) -> None:
+        for at, values in self._concerned():
+            host = self._host(values)
+            how(self._handle, at, host.data_ptr())
+            if host.data_ptr() != values.data_ptr():
+                values.copy_(host)
+
+    def _schedule(self) -> None:
+        if not self._handle:
+            return
+        factor = float(self._library.atoll_schedule_factor(self._handle))
+        if factor == self._factor:
+            return
+        self._factor = factor
+        for group, peak in self._groups:
+            group["lr"] = peak * factor
+
+    def step(self, tokens: Optional[int] = None) -> None:
+        """After each optimizer step; `join` arranges it for a torch optimizer."""
+        self._steps += 1
+        if self._away:
+            if self._steps % AGAIN_STEPS == 0 and not self.stopping:
+                self._attach_again()
+            return
+        loss = math.nan if self.loss is None else float(self.loss)
+        result = self._library.atoll_step(self._handle, tokens or self._tokens, loss)
+        if result == PUBLISH:
+            self._copy_out()
+            result = self._library.atoll_published(self._handle)
+        elif result in (ADD, LOAD):
+            self._copy_in(self._library.atoll_add if result == ADD
+                          else self._library.atoll_copy_in)
+            result = self._library.atoll_applied(self._handle)
+        if result == AWAY:
+            self._away = True
+            LOG.warning("the node is away; training goes on without it")
+        elif result != OK:
+            raise AtollError(self._message())
+        self._schedule()
+
+
+def follow(optimizer: Any, site: Site) -> None:
+    """After each step of the optimizer, a step of the site."""
+    if hasattr(optimizer, "register_step_post_hook"):
+        optimizer.register_step_post_hook(lambda *_: site.step())
+        return
+    wrapped = optimizer.step
+
+    def step(_: Any, *arguments: Any, **named: Any) -> Any:
+        result = wrapped(*arguments, **named)
+        site.step()
+        return result
+    optimizer.step = types.MethodType(step, optimizer)
+
+
+def join(model: Any, optimizer: Any, tokens_per_step: int, directory: Optional[str] = None,
+         rank: Optional[int] = None, world: Optional[int] = None, generation: Optional[int] = None,
+         socket: Optional[str] = None, timeout: float = 60.0) -> Site:
+    """Attaches this rank, and loads the run's model into it; to be called on every rank, after
+    DDP(), fully_shard() or compile().
+
+    tokens_per_step: of the whole job, in one step of the optimizer.
+    directory: the site's; unset, ATOLL_DIR of the environment.
+    """
+    found = _launch.rank_and_world()
+    options = _library.Options(directory=_launch.directory(directory).encode(),
+                               socket=socket.encode() if socket else None,
+                               rank=found[0] if rank is None else rank,
+                               world=found[1] if world is None else world,
+                               generation=_launch.generation() if generation is None
+                               else generation,
+                               timeout_ms=int(timeout * 1000))
+    site = Site(_pieces.trained(model), options, tokens_per_step, optimizer)
+    follow(optimizer, site)
+    return site

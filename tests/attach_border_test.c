@@ -1,0 +1,537 @@
+/* The border and libatoll, one against the other: ranks in threads, the node's part in the test's
+ * own. And who does not keep to the protocol. */
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "attach/border.h"
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/memory.h"
+#include "libatoll/atoll.h"
+#include "libatoll/wire.h"
+#include "tests/test.h"
+
+enum {
+    ROWS = 6,
+    COLUMNS = 5,
+    NORM = 4,
+    PARAMETERS = ROWS * COLUMNS + NORM,
+    RANKS = 3,
+    WORDS = 400
+};
+
+static const struct coverage_tensor tensors[] = {
+    {.name = "matrix", .count = ROWS * COLUMNS, .dimensions = 2, .shape = {ROWS, COLUMNS}},
+    {.name = "norm", .offset = ROWS * COLUMNS, .count = NORM, .dimensions = 1, .shape = {NORM}},
+};
+
+struct node {
+    struct border *border;
+    float model[PARAMETERS]; /* what sessions begin with */
+    char said[WORDS];        /* the last complaint */
+    char *directory, *socket;
+};
+
+static void place(void *context, uint32_t fragment, uint64_t *start, uint64_t *count) {
+    (void)context;
+    *start = fragment == 0 ? 0 : 13; /* in the middle of a row */
+    *count = fragment == 0 ? 13 : PARAMETERS - 13;
+}
+
+static uint64_t load(void *context, uint32_t fragment, float *out) {
+    struct node *node = context;
+    uint64_t start, count;
+    place(NULL, fragment, &start, &count);
+    memcpy(out, node->model + start, count * sizeof(float));
+    return 7 + fragment;
+}
+
+static void complain(void *context, const char *message) {
+    struct node *node = context;
+    snprintf(node->said, sizeof node->said, "%s", message);
+}
+
+static struct border_options options_of(struct node *node, const char *socket, const char *token) {
+    return (struct border_options){.socket = socket,
+                                   .token_file = token,
+                                   .tensors = tensors,
+                                   .tensor_count = COUNT_OF(tensors),
+                                   .parameters = PARAMETERS,
+                                   .fragments = 2,
+                                   .timeout_ms = 1000,
+                                   .context = node,
+                                   .range = place,
+                                   .load = load,
+                                   .complain = complain};
+}
+
+static struct node *node_start(void) {
+    struct node *node = xcalloc(1, sizeof *node);
+    struct error error = {0};
+    node->directory = xstrdup(test_directory());
+    node->socket = file_join(node->directory, "attach.sock");
+    char *token = file_join(node->directory, "attach.token");
+    struct border_options options = options_of(node, node->socket, token);
+    for (size_t i = 0; i < PARAMETERS; i++) node->model[i] = (float)i;
+    CHECK_OK(border_open(&options, &node->border, &error));
+    free(token);
+    return node;
+}
+
+static void node_stop(struct node *node) {
+    border_close(node->border);
+    free(node->directory);
+    free(node->socket);
+    free(node);
+}
+
+/* ---- ranks, each a thread -------------------------------------------------------------------- */
+
+enum split { SPLIT_NONE, SPLIT_ROWS, SPLIT_COLUMNS, SPLIT_FLAT };
+
+struct job {
+    pthread_barrier_t step;
+    atomic_bool over; /* says rank 0 */
+};
+
+struct member {
+    const struct node *node;
+    pthread_t thread;
+    uint32_t rank, world;
+    enum split split;
+    uint64_t generation;
+    bool misdeclares; /* leaves out a row */
+    atomic_bool stop;
+    atomic_ullong steps;
+    struct job *job;                          /* whose ranks are in lockstep; NULL: one rank */
+    float matrix[ROWS * COLUMNS], norm[NORM]; /* its parts, one value after the other */
+    int result;
+    char message[WORDS];
+};
+
+/* [0, whole) in as many parts as there are ranks, the first ones larger. */
+static void part_of(const struct member *member, uint64_t whole, uint64_t *from, uint64_t *count) {
+    uint64_t each = (whole + member->world - 1) / member->world;
+    *from = MIN(member->rank * each, whole);
+    *count = MIN(each, whole - *from);
+}
+
+static void declare(const struct member *member, struct atoll_piece out[2]) {
+    uint64_t from, count;
+    struct atoll_piece matrix = {.name = "matrix",
+                                 .dimensions = 2,
+                                 .shape = {ROWS, COLUMNS},
+                                 .extent = {ROWS, COLUMNS},
+                                 .data = (float *)(uintptr_t)member->matrix};
+    struct atoll_piece norm = {.name = "norm",
+                               .dimensions = 1,
+                               .shape = {NORM},
+                               .extent = {NORM},
+                               .data = (float *)(uintptr_t)member->norm};
+    if (member->split == SPLIT_ROWS || member->split == SPLIT_COLUMNS) {
+        int d = member->split == SPLIT_ROWS ? 0 : 1;
+        part_of(member, matrix.shape[d], &from, &count);
+        matrix.offset[d] = from;
+        matrix.extent[d] = count;
+    } else if (member->split == SPLIT_FLAT) {
+        part_of(member, ROWS * COLUMNS, &from, &count);
+        matrix.flat = 1;
+        matrix.offset[0] = from;
+        matrix.extent[0] = count;
+    }
+    if (member->misdeclares) matrix.extent[0]--;
+    out[0] = matrix;
+    out[1] = norm;
+}
+
+static int carry_out(atoll_site *site, int result) {
+    if (result == ATOLL_PUBLISH) return atoll_published(site);
+    if (result == ATOLL_ADD || result == ATOLL_LOAD) return atoll_applied(site);
+    return result;
+}
+
+/* A step adds 1 to everything. */
+static void train(struct member *member) {
+    for (size_t i = 0; i < ROWS * COLUMNS; i++) member->matrix[i] += 1;
+    for (size_t i = 0; i < NORM; i++) member->norm[i] += 1;
+}
+
+static void *live(void *context) {
+    struct member *member = context;
+    struct atoll_options options = {.directory = member->node->directory,
+                                    .rank = member->rank,
+                                    .world = member->world,
+                                    .generation = member->generation,
+                                    .timeout_ms = 20000};
+    struct atoll_piece pieces[2];
+    atoll_site *site = NULL;
+    bool over = false;
+    declare(member, pieces);
+    int result = atoll_attach(&options, &site);
+    if (result == ATOLL_OK) result = atoll_declare(site, pieces, 2);
+    while (result == ATOLL_OK && (result = atoll_ready(site)) == ATOLL_LOAD)
+        result = atoll_applied(site);
+    while (result == ATOLL_OK && !over) {
+        train(member);
+        if (member->job) pthread_barrier_wait(&member->job->step);
+        result = carry_out(site, atoll_step(site, 10, 2.5));
+        atomic_store(&member->steps, atoll_steps(site));
+        if (!member->job) {
+            over = atomic_load(&member->stop);
+            continue;
+        }
+        if (member->rank == 0) atomic_store(&member->job->over, atoll_stopping(site));
+        pthread_barrier_wait(&member->job->step);
+        over = atomic_load(&member->job->over);
+    }
+    member->result = result;
+    snprintf(member->message, sizeof member->message, "%s", atoll_message(site));
+    atoll_detach(site);
+    return NULL;
+}
+
+static void start(struct member *member) {
+    CHECK_EQUAL(pthread_create(&member->thread, NULL, live, member), 0);
+}
+
+static void poll_until(struct node *node, bool (*holds)(struct node *, void *), void *context) {
+    uint64_t until = clock_monotonic_ms() + 30000;
+    while (!holds(node, context)) {
+        if (clock_monotonic_ms() > until)
+            test_failed(__FILE__, __LINE__, "not in time; last said: %s", node->said);
+        border_poll(node->border, 1);
+    }
+}
+
+static bool trains(struct node *node, void *context) {
+    (void)context;
+    return border_session(node->border) != 0;
+}
+static bool has_ended(struct node *node, void *context) {
+    (void)context;
+    return !border_has_ranks(node->border);
+}
+static bool is_done(struct node *node, void *at) { return border_is_done(node->border, at); }
+static bool has_said(struct node *node, void *text) { return strstr(node->said, text) != NULL; }
+
+static void join(struct member *member) { pthread_join(member->thread, NULL); }
+
+/* ---- what ranks and the node do together ----------------------------------------------------- */
+
+static void exchange(enum split split, uint32_t world) {
+    struct node *node = node_start();
+    struct member members[RANKS] = {0};
+    struct job job = {0};
+    pthread_barrier_init(&job.step, NULL, world);
+    for (uint32_t i = 0; i < world; i++) {
+        members[i] =
+            (struct member){.node = node, .rank = i, .world = world, .split = split, .job = &job};
+        start(&members[i]);
+    }
+    poll_until(node, trains, NULL);
+    float expected[PARAMETERS], *c;
+    uint64_t at, before = 0;
+    memcpy(expected, node->model, sizeof expected);
+    for (int round = 0; round < 20; round++) {
+        uint32_t fragment = (uint32_t)round % 2;
+        uint64_t start_at, count;
+        place(NULL, fragment, &start_at, &count);
+        border_publish(node->border, fragment);
+        poll_until(node, is_done, &at);
+        CHECK(at > before);
+        for (uint64_t i = 0; i < count; i++)
+            CHECK_EQUAL(border_published(node->border)[i], expected[start_at + i] + (float)at);
+        border_forget(node->border);
+        c = border_correction(node->border);
+        for (uint64_t i = 0; i < count; i++) {
+            c[i] = (float)(round * 100) + (float)i;
+            expected[start_at + i] += c[i];
+        }
+        border_add(node->border, fragment, 100);
+        poll_until(node, is_done, &before);
+        CHECK(before > at);
+        border_forget(node->border);
+    }
+    struct border_progress progress;
+    border_progress(node->border, &progress);
+    CHECK(progress.steps >= before && progress.ranks == world);
+    CHECK(progress.tokens >= 10 * progress.steps);
+    CHECK_EQUAL(progress.loss, 2.5);
+    border_tell(node->border, true, 30, 0.5);
+    poll_until(node, has_ended, NULL);
+    for (uint32_t i = 0; i < world; i++) join(&members[i]);
+    pthread_barrier_destroy(&job.step);
+    node_stop(node);
+}
+
+TEST(one_rank_publishes_and_is_corrected) { exchange(SPLIT_NONE, 1); }
+TEST(replicas_publish_what_one_rank_would) { exchange(SPLIT_NONE, 2); }
+TEST(rows_on_three_ranks_publish_what_one_rank_would) { exchange(SPLIT_ROWS, 3); }
+TEST(columns_on_three_ranks_publish_what_one_rank_would) { exchange(SPLIT_COLUMNS, 3); }
+TEST(flat_ranges_on_three_ranks_publish_what_one_rank_would) { exchange(SPLIT_FLAT, 3); }
+
+TEST(a_rank_that_dies_ends_the_session_and_a_new_one_begins_with_the_model) {
+    struct node *node = node_start();
+    for (int life = 0; life < 3; life++) {
+        struct member member = {.node = node, .world = 1};
+        start(&member);
+        poll_until(node, trains, NULL);
+        atomic_store(&member.stop, true);
+        poll_until(node, has_ended, NULL);
+        join(&member);
+        CHECK_EQUAL(member.matrix[8], 8 + (float)atomic_load(&member.steps));
+    }
+    node_stop(node);
+}
+
+TEST(the_end_of_the_node_is_no_error_of_the_trainer) {
+    struct node *node = node_start();
+    struct member member = {.node = node, .world = 1};
+    start(&member);
+    poll_until(node, trains, NULL);
+    border_close(node->border);
+    join(&member);
+    CHECK_EQUAL(member.result, ATOLL_AWAY);
+    node->border = NULL;
+    node_stop(node);
+}
+
+TEST(a_higher_generation_replaces_the_one_that_trains_and_a_lower_one_is_refused) {
+    struct node *node = node_start();
+    struct member old = {.node = node, .world = 1, .generation = 4},
+                  late = {.node = node, .world = 1, .generation = 3},
+                  again = {.node = node, .world = 1, .generation = 4},
+                  young = {.node = node, .world = 1, .generation = 5};
+    start(&old);
+    poll_until(node, trains, NULL);
+    start(&late);
+    poll_until(node, has_said, "generation 3 is over: generation 4 is attached");
+    start(&again);
+    poll_until(node, has_said, "rank 0 of generation 4 is attached already");
+    CHECK_EQUAL(border_session(node->border), 1);
+    start(&young);
+    poll_until(node, has_said, "generation 5 has attached in place of generation 4");
+    poll_until(node, trains, NULL);
+    CHECK_EQUAL(border_session(node->border), 2);
+    atomic_store(&young.stop, true);
+    poll_until(node, has_ended, NULL);
+    join(&old);
+    join(&late);
+    join(&again);
+    join(&young);
+    CHECK_EQUAL(old.result, ATOLL_REFUSED);
+    CHECK(strstr(old.message, "generation 5") != NULL);
+    CHECK_EQUAL(late.result, ATOLL_REFUSED);
+    CHECK_EQUAL(young.result, ATOLL_OK);
+    node_stop(node);
+}
+
+/* ---- who does not keep to it ----------------------------------------------------------------- */
+
+TEST(what_does_not_cover_the_model_is_refused_and_the_rank_told_why) {
+    struct node *node = node_start();
+    struct member member = {.node = node, .world = 1, .misdeclares = true};
+    start(&member);
+    poll_until(node, has_said, "tensor \"matrix\": all ranks together declare 25 of its 30");
+    join(&member);
+    CHECK_EQUAL(member.result, ATOLL_REFUSED);
+    CHECK(strstr(member.message, "25 of its 30") != NULL);
+    node_stop(node);
+}
+
+TEST(a_rank_that_is_missing_is_named_to_those_that_wait_for_it) {
+    struct node *node = node_start();
+    struct member member = {.node = node, .world = 3};
+    start(&member);
+    poll_until(node, has_said, "rank 1 has not attached, rank 2 has not attached");
+    join(&member);
+    CHECK_EQUAL(member.result, ATOLL_REFUSED);
+    CHECK(strstr(member.message, "rank 2 has not attached") != NULL);
+    node_stop(node);
+}
+
+static int connect_to(const struct node *node) {
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int descriptor = socket(AF_UNIX, SOCK_SEQPACKET, 0);
+    snprintf(address.sun_path, sizeof address.sun_path, "%s", node->socket);
+    CHECK_EQUAL(connect(descriptor, (struct sockaddr *)&address, sizeof address), 0);
+    return descriptor;
+}
+
+static void tell(int descriptor, const void *data, size_t size) {
+    CHECK_EQUAL(send(descriptor, data, size, MSG_NOSIGNAL), (ssize_t)size);
+}
+
+static void check_still_serves(struct node *node) {
+    struct member member = {.node = node, .world = 1, .generation = 99};
+    start(&member);
+    poll_until(node, trains, NULL);
+    atomic_store(&member.stop, true);
+    poll_until(node, has_ended, NULL);
+    join(&member);
+    CHECK_EQUAL(member.result, ATOLL_OK);
+}
+
+TEST(garbage_silence_and_long_messages_end_one_connection_and_nothing_else) {
+    struct node *node = node_start();
+    uint8_t garbage[WIRE_PACKET_LIMIT + 1];
+    memset(garbage, 0xA5, sizeof garbage);
+    const size_t sizes[] = {1, 3, 4, 79, sizeof(struct wire_attach), 4096, sizeof garbage};
+    for (size_t i = 0; i < COUNT_OF(sizes); i++) {
+        int descriptor = connect_to(node);
+        node->said[0] = 0;
+        tell(descriptor, garbage, sizes[i]);
+        poll_until(node, has_said, "");
+        while (!*node->said) border_poll(node->border, 1);
+        close(descriptor);
+    }
+    int silent = connect_to(node);
+    poll_until(node, has_said, "said nothing");
+    close(silent);
+    check_still_serves(node);
+    node_stop(node);
+}
+
+static struct wire_attach hello_of(const struct node *node) {
+    struct wire_attach hello = {.type = WIRE_ATTACH, .version = WIRE_BORDER_VERSION, .world = 1};
+    struct buffer token = {0};
+    struct error error = {0};
+    char *path = file_join(node->directory, "attach.token");
+    CHECK_OK(file_read(path, WIRE_TOKEN_SIZE, &token, &error));
+    memcpy(hello.token, token.data, WIRE_TOKEN_SIZE);
+    buffer_deinit(&token);
+    free(path);
+    return hello;
+}
+
+TEST(a_wrong_token_a_wrong_version_and_a_rank_that_is_none_are_refused) {
+    struct node *node = node_start();
+    struct wire_attach right = hello_of(node), wrong = right;
+    struct stat token;
+    char *path = file_join(node->directory, "attach.token");
+    CHECK_EQUAL(stat(path, &token), 0);
+    CHECK_EQUAL(token.st_mode & 0777, 0600);
+    free(path);
+    wrong.token[63] ^= 1;
+    int descriptors[4] = {connect_to(node), connect_to(node), connect_to(node), connect_to(node)};
+    tell(descriptors[0], &wrong, sizeof wrong);
+    poll_until(node, has_said, "wrong token");
+    wrong = right;
+    wrong.version++;
+    tell(descriptors[1], &wrong, sizeof wrong);
+    poll_until(node, has_said, "version");
+    wrong = right;
+    wrong.rank = 1;
+    tell(descriptors[2], &wrong, sizeof wrong);
+    poll_until(node, has_said, "rank 1 of 1: there is no such rank");
+    wrong.rank = 0;
+    wrong.world = UINT32_MAX;
+    node->said[0] = 0;
+    tell(descriptors[3], &wrong, sizeof wrong);
+    poll_until(node, has_said, "there is no such rank");
+    for (size_t i = 0; i < 4; i++) close(descriptors[i]);
+    check_still_serves(node);
+    node_stop(node);
+}
+
+/* Attaches by hand; *shared is the memory. */
+static int attach_by_hand(struct node *node, struct wire_shared **shared, size_t *size) {
+    struct wire_attach hello = hello_of(node);
+    union {
+        struct cmsghdr header;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control = {0};
+    struct wire_welcome welcome;
+    struct iovec part = {&welcome, sizeof welcome};
+    struct msghdr message = {.msg_iov = &part,
+                             .msg_iovlen = 1,
+                             .msg_control = control.bytes,
+                             .msg_controllen = sizeof control.bytes};
+    int descriptor = connect_to(node), memory;
+    tell(descriptor, &hello, sizeof hello);
+    while (recvmsg(descriptor, &message, MSG_DONTWAIT) < 0) border_poll(node->border, 1);
+    memcpy(&memory, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof memory);
+    CHECK(ftruncate(memory, 4096) != 0); /* it is sealed */
+    *size = welcome.size;
+    *shared = mmap(NULL, *size, PROT_READ | PROT_WRITE, MAP_SHARED, memory, 0);
+    CHECK(*shared != MAP_FAILED);
+    close(memory);
+    return descriptor;
+}
+
+/* All that is in the memory, the node's own fields too, before and while the session trains. */
+TEST(a_rank_that_writes_all_over_the_memory_ends_its_own_session_at_worst) {
+    struct node *node = node_start();
+    for (unsigned when = 0; when < 3; when++) {
+        struct wire_shared *shared;
+        size_t size;
+        int descriptor = attach_by_hand(node, &shared, &size);
+        struct {
+            struct wire_declare head;
+            struct wire_piece pieces[2];
+        } told = {.head = {WIRE_DECLARE, 2},
+                  .pieces = {{.name = "matrix",
+                              .dimensions = 2,
+                              .shape = {ROWS, COLUMNS},
+                              .extent = {ROWS, COLUMNS}},
+                             {.name = "norm", .dimensions = 1, .shape = {NORM}, .extent = {NORM}}}};
+        struct wire_word ready = {.type = WIRE_READY};
+        if (when == 0) memset(shared, 0xFF, size);
+        tell(descriptor, &told, sizeof told);
+        tell(descriptor, &ready, sizeof ready);
+        for (int i = 0; i < 5; i++) border_poll(node->border, 1);
+        if (when == 1) memset(shared, 0xFF, size);
+        if (when == 2) {
+            struct wire_rank *line = (void *)((char *)shared + shared->ranks_at);
+            while (border_session(node->border) == 0) {
+                atomic_store(&line->done, atomic_load(&shared->order));
+                border_poll(node->border, 1);
+            }
+            border_publish(node->border, 1);
+            memset(shared, 0x7F, size);
+        }
+        for (int i = 0; i < 5; i++) border_poll(node->border, 1);
+        struct border_progress progress;
+        if (border_session(node->border)) border_progress(node->border, &progress);
+        close(descriptor);
+        poll_until(node, has_ended, NULL);
+        munmap(shared, size);
+    }
+    check_still_serves(node);
+    node_stop(node);
+}
+
+TEST(a_socket_path_that_is_too_long_is_refused_at_both_ends_and_says_how_long_it_may_be) {
+    struct node node = {0};
+    struct error error = {0};
+    struct border *border = NULL;
+    char *token = file_join(test_directory(), "attach.token");
+    char *path = xformat("%s/%0120d", test_directory(), 1);
+    struct border_options options = options_of(&node, path, token);
+    CHECK_EQUAL(border_open(&options, &border, &error), INVALID);
+    CHECK(strstr(error.message, "107 are the limit") != NULL);
+    struct atoll_options trainer = {.directory = test_directory(), .socket = path, .world = 1};
+    atoll_site *site = NULL;
+    CHECK_EQUAL(atoll_attach(&trainer, &site), ATOLL_INVALID);
+    CHECK(strstr(atoll_message(site), "107 are the limit") != NULL);
+    atoll_detach(site);
+    free(token);
+    free(path);
+}
+
+TEST(a_file_that_is_no_socket_is_not_replaced) {
+    struct node node = {0};
+    struct error error = {0};
+    struct border *border = NULL;
+    char *token = file_join(test_directory(), "attach.token");
+    struct border_options options = options_of(&node, token, token);
+    CHECK_EQUAL(border_open(&options, &border, &error), INVALID);
+    CHECK(strstr(error.message, "is not a socket") != NULL);
+    free(token);
+}
