@@ -518,6 +518,7 @@ static bool admin_order(const struct admin_request *request, struct coordinator_
     strncpy(event->admin.key, request->key, RULE_KEY_SIZE - 1);
     strncpy(event->admin.value, request->rule_value, RULE_VALUE_SIZE - 1);
     event->admin.expires_ms = request->expires_ms;
+    event->admin.role = (enum site_role)request->role;
     if (request->verb == ADMIN_RESUME) event->admin.token_budget = request->value;
     event->admin.inner_steps = request->value > UINT32_MAX ? 0 : (uint32_t)request->value;
     return true;

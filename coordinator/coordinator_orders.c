@@ -120,7 +120,7 @@ void orders_join(struct coordinator_state *state, const struct coordinator_event
         return;
     }
     if (event->join.look) {
-        state_act(out, DO_JOINED, event->call);
+        state_act(out, DO_JOINED, event->call)->role = invitation->role;
         return;
     }
     if (state->commit_count >= COMMITS_LIMIT) {
@@ -187,6 +187,26 @@ static struct objection rule_entry(struct coordinator_state *state,
                                 : (struct objection){ORDER_BAD_VALUE, state->objection};
 }
 
+static struct objection invitation_entry(struct coordinator_state *state,
+                                         const struct coordinator_event *event, struct instant now,
+                                         struct ledger_entry *entry) {
+    const struct run_site *site = run_state_site_named(state->run, event->admin.name);
+    if (name_check(event->admin.name, NULL) != OK)
+        return (struct objection){
+            ORDER_BAD_VALUE,
+            "a site's name is 1-32 characters from a-z, 0-9 and '-', starting with a letter"};
+    if (site && !site->revoked) return conflict("a site of that name is enrolled: revoke it first");
+    if (run_state_phase(state->run) == RUN_STOPPED) return conflict("the run has been stopped");
+    if (run_state_site_count(state->run) >= SITES_LIMIT)
+        return conflict("the run has as many sites as there can be");
+    *entry = state_entry(state, LEDGER_SITE_INVITED, now);
+    memcpy(entry->invited.name, event->admin.name, SITE_NAME_SIZE);
+    memcpy(entry->invited.secret_digest, event->admin.secret_digest, DIGEST_SIZE);
+    entry->invited.expires_ms = event->admin.expires_ms;
+    entry->invited.role = event->admin.role;
+    return (struct objection){0};
+}
+
 static struct objection order_entry(struct coordinator_state *state,
                                     const struct coordinator_event *event, struct instant now,
                                     struct ledger_entry *entry) {
@@ -214,21 +234,7 @@ static struct objection order_entry(struct coordinator_state *state,
         if (phase == RUN_STOPPED) return conflict("the run has been stopped already");
         *entry = state_entry(state, LEDGER_STOPPED, now);
         break;
-    case ORDER_INVITE:
-        if (name_check(event->admin.name, NULL) != OK)
-            return (struct objection){
-                ORDER_BAD_VALUE,
-                "a site's name is 1-32 characters from a-z, 0-9 and '-', starting with a letter"};
-        if (site && !site->revoked)
-            return conflict("a site of that name is enrolled: revoke it first");
-        if (phase == RUN_STOPPED) return conflict("the run has been stopped");
-        if (run_state_site_count(state->run) >= SITES_LIMIT)
-            return conflict("the run has as many sites as there can be");
-        *entry = state_entry(state, LEDGER_SITE_INVITED, now);
-        memcpy(entry->invited.name, event->admin.name, SITE_NAME_SIZE);
-        memcpy(entry->invited.secret_digest, event->admin.secret_digest, DIGEST_SIZE);
-        entry->invited.expires_ms = event->admin.expires_ms;
-        return (struct objection){0};
+    case ORDER_INVITE: return invitation_entry(state, event, now, entry);
     case ORDER_UNINVITE:
         if (!run_state_open_invitation(state->run, event->admin.name))
             return (struct objection){

@@ -102,6 +102,7 @@ void presence_hear(struct coordinator_state *state, uint32_t site, struct instan
     }
     presence->heard = true;
     presence->heard_ms = now.monotonic_ms;
+    if (run_state_site(state->run, site)->role == SITE_OBSERVES) return; /* it never counts */
     if (run_state_is_present(state->run, site))
         state->presence_due_ms = MIN(state->presence_due_ms, away_at(state, presence));
     else
@@ -185,7 +186,8 @@ void presence_enter(struct coordinator_state *state, struct instant now,
     state->presence_due_ms = UINT64_MAX;
     uint32_t count = run_state_site_count(state->run);
     for (uint32_t site = 1; site <= count && !state->stopping; site++) {
-        if (run_state_site(state->run, site)->revoked) continue;
+        const struct run_site *enrolled = run_state_site(state->run, site);
+        if (enrolled->revoked || enrolled->role == SITE_OBSERVES) continue;
         if (state->commit_count >= COMMITS_LIMIT) {
             state->presence_changed = true; /* the rest once the disk has caught up */
             return;
@@ -209,6 +211,7 @@ bool coordinator_state_clock_off(const struct coordinator_state *state, struct i
     for (uint32_t site = 1; site <= state->presence_count; site++) {
         const struct presence *presence = &state->presence[site - 1];
         if (!coordinator_state_connected(state, site, now)) continue;
+        if (run_state_site(state->run, site)->role == SITE_OBSERVES) continue;
         present++;
         if (!presence->clock_told) continue;
         int64_t apart = (int64_t)now.wall_ms - (presence->clock_ms + (int64_t)now.monotonic_ms);
@@ -491,7 +494,10 @@ void presence_heartbeat(struct coordinator_state *state, const struct coordinato
     lost_ask(state, site, now, action);
     ASSERT(action->wanted_count <= WANTED_LIMIT);
     const struct run_site *enrolled = run_state_site(state->run, site);
-    action->has_left = enrolled->presence == SITE_LEFT && enrolled->presence_at < state->committed;
+    action->has_left =
+        enrolled->role == SITE_OBSERVES
+            ? presence->is_leaving
+            : enrolled->presence == SITE_LEFT && enrolled->presence_at < state->committed;
     action->turn = presence->turn;
     action->copies = presence->copies;
 }

@@ -163,6 +163,7 @@ struct coordinator_event {
             char reason[REASON_SIZE];                        /* PAUSE, STOP, REVOKE */
             uint8_t secret_digest[DIGEST_SIZE];              /* INVITE */
             uint64_t expires_ms;                             /* INVITE, wall clock */
+            enum site_role role;                             /* INVITE */
             uint32_t inner_steps;                            /* INNER_STEPS */
             char key[RULE_KEY_SIZE], value[RULE_VALUE_SIZE]; /* RULE */
             uint64_t token_budget; /* RESUME: a larger one; 0: as it was */
@@ -221,6 +222,7 @@ struct coordinator_action {
     struct ledger_entry step; /* APPLY: without root; parts are pending in the run state */
     uint64_t version;     /* SNAPSHOT; ADMIN_REPLY to an order for one: the version it will be of */
     uint32_t site;        /* JOINED, HEARTBEAT_REPLY, CUT */
+    enum site_role role;  /* JOINED with site 0: the invitation's */
     uint32_t inner_steps; /* HEARTBEAT_REPLY */
     uint32_t sites_present; /* HEARTBEAT_REPLY: K */
     bool has_left;          /* HEARTBEAT_REPLY: the ledger has it that the site has left */

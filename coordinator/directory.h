@@ -11,7 +11,7 @@
  *                            header)
  *     DIR/checkpoint/        what came beside the initial checkpoint (model/beside.h), for exports;
  *                            not where there was none
- *     DIR/evaluations.jsonl  held-out losses (coordinator/evaluations.h), where they are measured
+ *     DIR/evaluations.jsonl  held-out losses (run/evaluations.h), where they are measured
  *     DIR/unfinished         only while the run is being made, or when that was cut off
  *     DIR/blobs/, uploads/   payloads and snapshots by digest; transfers under way
  *

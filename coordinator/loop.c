@@ -97,6 +97,31 @@ static void make_secret(struct call *call, uint8_t secret_digest[static DIGEST_S
     clear(secret, sizeof secret);
 }
 
+/* One voice for each observer. A version that is not there yet cannot have been evaluated; what it
+ * tells is its own word, and nothing but what people see follows from it. */
+static void keep_heldout(struct loop *loop, uint32_t site, const struct heldout_status *told) {
+    const struct run_state *run = coordinator_state_run(loop->state);
+    const struct run_site *enrolled = run_state_site(run, site);
+    struct site_report *report = &loop->reports[site];
+    if (enrolled->role != SITE_OBSERVES || !told->any || told->version > run_state_version(run))
+        return;
+    bool is_new = !report->heldout.any || report->heldout.version != told->version;
+    bool rises = told->loss > told->best_loss + loop->options.heldout_margin;
+    report->heldout = *told;
+    if (is_new)
+        log_info("heldout", "observer=%s version=%llu loss=%.4f best=%.4f best_version=%llu",
+                 enrolled->name, (unsigned long long)told->version, told->loss, told->best_loss,
+                 (unsigned long long)told->best_version);
+    if (rises && !report->rises)
+        log_warn("heldout_rises",
+                 "observer=%s version=%llu loss=%.4f best=%.4f best_version=%llu do=\"look at the "
+                 "sites' losses and norms; the best version can be exported: atollctl model export "
+                 "--at %llu\"",
+                 enrolled->name, (unsigned long long)told->version, told->loss, told->best_loss,
+                 (unsigned long long)told->best_version, (unsigned long long)told->best_version);
+    report->rises = rises;
+}
+
 /* A copy's figures are not the site's. */
 static void keep_report(struct loop *loop, const struct coordinator_event *event,
                         const struct heartbeat_request *last) {
@@ -107,6 +132,7 @@ static void keep_report(struct loop *loop, const struct coordinator_event *event
     struct site_report *report = &loop->reports[site];
     report->heard = true;
     report->last = *last;
+    keep_heldout(loop, site, &last->heldout);
     memcpy(report->device, last->device, strlen(last->device) + 1);
     memcpy(report->software, last->software, strlen(last->software) + 1);
     report->last.device = report->last.software = NULL;

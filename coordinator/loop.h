@@ -34,6 +34,7 @@ struct loop_options {
     struct publisher *publisher;
     struct model_thread *model_thread;
     struct evaluator *evaluator; /* NULL: there is none */
+    double heldout_margin;       /* nats above the best, of what observers tell */
     struct ledger_queue *ledger;
     /* The process is to end, as something is broken; `halt`: a restart would only meet it again. */
     void (*stop)(void *context, bool halt, const char *message);

@@ -118,6 +118,7 @@ static void act_joined(struct loop *loop, const struct coordinator_action *actio
         reply.protocol = call->protocol;
         memcpy(reply.run_id, loop->options.run_id, RUN_ID_SIZE);
         reply.site = action->site;
+        reply.role = site ? site->role : action->role;
         reply.certificate_pem = buffer_bytes(&certificate);
         reply.ca_pem = buffer_bytes(&loop->options.keys->authority_pem);
         memcpy(reply.coordinator_key, key_pair_public(loop->options.keys->coordinator),

@@ -6,9 +6,9 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
-#include "coordinator/evaluator.h"
 #include "coordinator/loop_internal.h"
 #include "fed/outer_rate.h"
+#include "run/evaluator.h"
 
 static void describe_run(struct loop *loop, struct run_status *out) {
     const struct run_state *run = coordinator_state_run(loop->state);
@@ -45,7 +45,8 @@ static void describe_run(struct loop *loop, struct run_status *out) {
     for (uint32_t site = 1; site <= run_state_site_count(run); site++) {
         out->accepted += run_state_site(run, site)->contributions;
         uint64_t ago;
-        out->sites_connected += coordinator_state_connected(loop->state, site, clock_instant());
+        out->sites_connected += run_state_site(run, site)->role == SITE_TRAINS &&
+                                coordinator_state_connected(loop->state, site, clock_instant());
         out->sites_twice += coordinator_state_copies(loop->state, site, clock_instant(), &ago) > 0;
     }
     out->sites_active = run_state_active_sites(run);
@@ -62,6 +63,7 @@ static void describe_site(struct loop *loop, const struct run_site *site, struct
         .name = site->name,
         .revoked = site->revoked,
         .presence = (uint32_t)site->presence,
+        .role = (uint32_t)site->role,
         .connected = coordinator_state_connected(loop->state, site->site, clock_instant()),
         .inner_steps = coordinator_state_inner_steps(loop->state, site->site, clock_instant()),
         .tokens = site->tokens,
@@ -79,6 +81,7 @@ static void describe_site(struct loop *loop, const struct run_site *site, struct
     out->copies =
         coordinator_state_copies(loop->state, site->site, clock_instant(), &out->copy_ms_ago);
     if (!report->heard) return;
+    out->heldout = report->heldout;
     out->version = last->version;
     out->staleness = last->staleness;
     out->loss = last->loss;
@@ -119,7 +122,8 @@ static void answer_invitations(struct loop *loop, struct call *call, uint32_t fi
             .name = from->name,
             .made_ms = from->made_ms,
             .expires_ms = from->expires_ms,
-            .end = expired ? (uint32_t)INVITATION_EXPIRED : (uint32_t)from->end};
+            .end = expired ? (uint32_t)INVITATION_EXPIRED : (uint32_t)from->end,
+            .role = (uint32_t)from->role};
     }
     if (at <= count) reply.next_site = at;
     call_answer_admin(call, &reply);

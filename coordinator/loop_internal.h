@@ -14,6 +14,8 @@
 
 struct site_report { /* what a site said last */
     bool heard;
+    struct heldout_status heldout; /* an observer's, as far as it can be true */
+    bool rises;                    /* as last said of that */
     struct heartbeat_request last; /* without its texts, which are: */
     char device[WIRE_DEVICE_LIMIT + 1], software[WIRE_SOFTWARE_LIMIT + 1];
 };

@@ -14,8 +14,8 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "codec/codec.h"
-#include "coordinator/evaluator.h"
 #include "coordinator/loop.h"
+#include "run/evaluator.h"
 
 enum { CLOSE_LIMIT_S = 60, SAVE_LIMIT_S = 600 };
 
@@ -299,6 +299,7 @@ static enum status start_loop(struct server *server, struct error *error) {
                                    .publisher = server->publisher,
                                    .model_thread = server->model_thread,
                                    .evaluator = server->evaluator,
+                                   .heldout_margin = server->options.heldout_margin,
                                    .ledger = server->ledger,
                                    .stop = end_broken,
                                    .context = server};

@@ -47,7 +47,7 @@ struct server_options {
     uint32_t max_connections;   /* 0: rpc/'s default */
     const char *const *heldout; /* [heldout_count] files to evaluate versions on; 0: none */
     size_t heldout_count;
-    double heldout_share, heldout_margin; /* coordinator/evaluator.h */
+    double heldout_share, heldout_margin; /* run/evaluator.h */
     uint64_t heldout_every, heldout_windows;
     bool new_epoch; /* takes over from another coordinator: coordinator_state.h */
 };

@@ -180,6 +180,8 @@ enum refusal admission_header(const struct run_state *state, uint32_t site, stru
     const struct site_slot *slot = run_site_slot(state, site);
     if (!slot) REFUSE(REFUSED_UNKNOWN_SITE, "there is no site %u", site);
     if (slot->site.revoked) REFUSE(REFUSED_REVOKED, "site %u was revoked", site);
+    if (slot->site.role != SITE_TRAINS)
+        REFUSE(REFUSED_OBSERVER, "site %u observes: it follows, and contributes nothing", site);
     if (header.size != CONTRIBUTION_HEADER_SIZE)
         REFUSE(REFUSED_MALFORMED, "a header of %zu bytes, not %d", header.size,
                CONTRIBUTION_HEADER_SIZE);

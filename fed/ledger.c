@@ -57,6 +57,7 @@ void ledger_entry_encode(const struct ledger_entry *entry, struct buffer *out) {
         write_text(out, entry->invited.name, SITE_NAME_SIZE);
         buffer_append(out, entry->invited.secret_digest, DIGEST_SIZE);
         buffer_u64(out, entry->invited.expires_ms);
+        buffer_u8(out, (uint8_t)entry->invited.role);
         return;
     case LEDGER_SITE_UNINVITED: write_text(out, entry->uninvited.name, SITE_NAME_SIZE); return;
     case LEDGER_SITE_ADDED:
@@ -171,6 +172,10 @@ static enum status decode_fields(struct reader *reader, struct ledger_entry *out
         TRY(text_status(read_text(reader, out->invited.name, SITE_NAME_SIZE), what, error));
         reader_copy(reader, out->invited.secret_digest, DIGEST_SIZE);
         out->invited.expires_ms = reader_u64(reader);
+        out->invited.role = (enum site_role)reader_u8(reader);
+        if (out->invited.role >= SITE_ROLES)
+            return error_set(error, INVALID, "%s: there is no role %u", what,
+                             (unsigned)out->invited.role);
         return OK;
     case LEDGER_SITE_UNINVITED:
         return text_status(read_text(reader, out->uninvited.name, SITE_NAME_SIZE), what, error);

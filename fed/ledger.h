@@ -43,6 +43,10 @@ enum {
     LEDGER_ENTRY_LIMIT = MANIFEST_LIMIT + 1024
 };
 
+/* What a site may do, by its invitation. An observer follows and evaluates: it never counts in K,
+ * and its contributions are refused. */
+enum site_role { SITE_TRAINS = 0, SITE_OBSERVES = 1, SITE_ROLES };
+
 #define TOKEN_BUDGET_LIMIT (UINT64_C(1) << 60) /* leaves room to add */
 
 struct step_part {
@@ -68,6 +72,7 @@ struct ledger_entry {
             char name[SITE_NAME_SIZE];
             uint8_t secret_digest[DIGEST_SIZE]; /* SHA-256 of the one-time secret */
             uint64_t expires_ms;
+            enum site_role role;
         } invited;
         struct {
             char name[SITE_NAME_SIZE];

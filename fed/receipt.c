@@ -99,6 +99,11 @@ static const struct {
          "work, so this one is "
          "cut. Stop one of them; a second site needs an invitation and a directory of its own.",
          false},
+    [REFUSED_OBSERVER] =
+        {"observer",
+         "This site was invited as an observer: it follows and evaluates, and contributes nothing. "
+         "To train it needs an invitation without --role observer, and a directory of its own.",
+         false},
 };
 
 const char *refusal_name(unsigned refusal) {

@@ -40,6 +40,7 @@ enum refusal {
         20, /* another process of this site is connected: this one is let in once that is gone */
     REFUSED_COPY = 21, /* ... and was seen alive since: the site runs twice, and this process is the
                           one that is cut */
+    REFUSED_OBSERVER = 22, /* of a site that observes: it has no contributions */
     REFUSAL_COUNT
 };
 /* "rebase", "revoked", ...; "unknown" beyond. Static. */

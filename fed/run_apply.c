@@ -8,7 +8,7 @@
  *   SITE_UNINVITED    x        x         x
  *   SITE_ADDED        x        x
  *   SITE_REVOKED      x        x         x
- *   SITE_AWAY         x        x                   of a site that is present
+ *   SITE_AWAY         x        x                   of a site that is present and no observer
  *   SITE_BACK         x        x                   of one that is not
  *   SITE_LEFT         x        x                   of one that has not left
  *   CONTRIBUTION      x                            none while the token budget is spent
@@ -177,8 +177,9 @@ static void commit_invited(struct run_state *state, const struct ledger_entry *e
             xrealloc(state->invitations, state->invitation_capacity * sizeof *state->invitations);
     }
     struct run_invitation *invitation = &state->invitations[state->invitation_count++];
-    *invitation =
-        (struct run_invitation){.made_ms = entry->time_ms, .expires_ms = entry->invited.expires_ms};
+    *invitation = (struct run_invitation){.made_ms = entry->time_ms,
+                                          .expires_ms = entry->invited.expires_ms,
+                                          .role = entry->invited.role};
     memcpy(invitation->name, entry->invited.name, SITE_NAME_SIZE);
     memcpy(invitation->secret_digest, entry->invited.secret_digest, DIGEST_SIZE);
 }
@@ -195,12 +196,19 @@ static void commit_added(struct run_state *state, const struct ledger_entry *ent
                                .rate = {.since_ms = now_ms, .settled_ms = now_ms}};
     memcpy(slot->site.name, entry->added.name, SITE_NAME_SIZE);
     memcpy(slot->site.public_key, entry->added.public_key, PUBLIC_KEY_SIZE);
-    state->active_sites++;
-    state->present_sites++;
-    run_note_present(state);
-    for (uint32_t i = 0; i < state->invitation_count; i++)
-        if (digest_equal(state->invitations[i].secret_digest, entry->added.secret_digest))
-            state->invitations[i].end = INVITATION_USED;
+    for (uint32_t i = 0; i < state->invitation_count; i++) {
+        struct run_invitation *invitation = &state->invitations[i];
+        if (!digest_equal(invitation->secret_digest, entry->added.secret_digest)) continue;
+        invitation->end = INVITATION_USED;
+        slot->site.role = invitation->role;
+    }
+    if (slot->site.role == SITE_TRAINS) {
+        state->active_sites++;
+        state->present_sites++;
+        run_note_present(state);
+    } else {
+        MARK("run: an observer");
+    }
     end_invitations(state, entry->added.name, INVITATION_VOID);
 }
 
@@ -215,8 +223,10 @@ static void commit_revoked(struct run_state *state, const struct ledger_entry *e
     site->site.revoked = true;
     site->site.revoked_at = state->size;
     site->pending = 0;
-    state->active_sites--;
-    state->present_sites -= site->site.presence == SITE_PRESENT;
+    if (site->site.role == SITE_TRAINS) {
+        state->active_sites--;
+        state->present_sites -= site->site.presence == SITE_PRESENT;
+    }
     end_invitations(state, site->site.name, INVITATION_VOID);
     for (uint32_t f = 0; f < state->manifest.fragments; f++) {
         struct fragment_slot *slot = &state->fragments[f];
@@ -242,6 +252,9 @@ static enum status check_presence(const struct run_state *state, const struct le
     if (site->site.revoked)
         return error_set(error, INVALID, "site %u was revoked by entry %llu", entry->presence.site,
                          (unsigned long long)site->site.revoked_at);
+    if (site->site.role != SITE_TRAINS)
+        return error_set(error, INVALID, "site %u observes, and never counts",
+                         entry->presence.site);
     enum site_presence is = site->site.presence;
     bool may = entry->kind == LEDGER_SITE_AWAY   ? is == SITE_PRESENT
                : entry->kind == LEDGER_SITE_BACK ? is != SITE_PRESENT
@@ -305,6 +318,8 @@ static enum status check_contribution(const struct run_state *state,
     if (site->site.revoked)
         return error_set(error, INVALID, "site %u was revoked by entry %llu", decoded->site,
                          (unsigned long long)site->site.revoked_at);
+    if (site->site.role != SITE_TRAINS)
+        return error_set(error, INVALID, "site %u observes", decoded->site);
     if (!trusted &&
         !contribution_verify(site->site.public_key, header, entry->contribution.signature))
         return error_set(error, INVALID, "the signature is not site %u's", decoded->site);

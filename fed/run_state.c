@@ -103,7 +103,8 @@ const struct run_site *run_state_site(const struct run_state *state, uint32_t si
 
 bool run_state_is_present(const struct run_state *state, uint32_t site) {
     const struct site_slot *slot = run_site_slot(state, site);
-    return slot && !slot->site.revoked && slot->site.presence == SITE_PRESENT;
+    return slot && !slot->site.revoked && slot->site.role == SITE_TRAINS &&
+           slot->site.presence == SITE_PRESENT;
 }
 
 const struct run_site *run_state_site_named(const struct run_state *state, const char *name) {

@@ -51,6 +51,7 @@ struct run_site {
     uint32_t site;
     char name[SITE_NAME_SIZE];
     uint8_t public_key[PUBLIC_KEY_SIZE];
+    enum site_role role; /* its invitation's */
     bool revoked;
     uint64_t revoked_at;         /* ledger index */
     enum site_presence presence; /* a site is present from its enrolment on */
@@ -82,6 +83,7 @@ struct run_invitation {
     uint8_t secret_digest[DIGEST_SIZE];
     uint64_t made_ms, expires_ms; /* the entry's time; 0: never expires */
     enum invitation_end end;
+    enum site_role role;
 };
 
 struct run_pending { /* in the ledger, not yet in a step */
@@ -155,11 +157,11 @@ uint32_t run_state_site_count(const struct run_state *state);
 const struct run_site *run_state_site(const struct run_state *state, uint32_t site);
 /* the newest of that name */
 const struct run_site *run_state_site_named(const struct run_state *state, const char *name);
-/* enrolled and not revoked */
+/* enrolled, not revoked, and no observers */
 uint32_t run_state_active_sites(const struct run_state *state);
 /* K: of them, those that are present by the ledger. */
 uint32_t run_state_present_sites(const struct run_state *state);
-/* Whether the site counts in K. */
+/* Whether the site counts in K. An observer never does. */
 bool run_state_is_present(const struct run_state *state, uint32_t site);
 /* The invitation with that secret digest, open or not; NULL if there is none. */
 const struct run_invitation *run_state_invitation(const struct run_state *state,

@@ -52,7 +52,8 @@ struct voices {
 };
 
 static bool is_member(const struct site_slot *site) {
-    return !site->site.revoked && site->site.presence != SITE_LEFT;
+    return !site->site.revoked && site->site.role == SITE_TRAINS &&
+           site->site.presence != SITE_LEFT;
 }
 
 static uint32_t members_of(const struct run_state *state) {

@@ -2,6 +2,7 @@
  * the state machine is in another file; this one is the main thread and what it builds at start. */
 #include "node/daemon.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -99,6 +100,8 @@ static void on_step_applied(void *context, const struct ledger_entry *entry,
     struct daemon *daemon = context;
     char hex[HEX32_SIZE];
     report_add_root(daemon->report, entry->step.version, root);
+    /* on the worker's thread, which has the replica */
+    evaluator_give(daemon->evaluator, entry->step.version, daemon->replica.global.theta);
     log_info("step_applied", "version=%llu fragment=%u parts=%u root_ok=%s root=%.16s ms=%llu",
              (unsigned long long)entry->step.version, entry->step.fragment, entry->step.count,
              entry->step.has_root ? "true" : "unknown", hex_encode(root, DIGEST_SIZE, hex),
@@ -149,7 +152,7 @@ static uint64_t backlog(void *context) {
 
 static void heartbeat(void *context, struct buffer *request) {
     struct daemon *daemon = context;
-    report_heartbeat(daemon->report, daemon->training, request);
+    report_heartbeat(daemon->report, daemon->training, daemon->evaluator, request);
 }
 
 static void load(void *context, const struct snapshot_header *header) {
@@ -261,13 +264,14 @@ static enum status open_trainer(struct daemon *daemon, struct error *error) {
                                     .cuda_library = settings->cuda_library};
     uint64_t seed = random_hash(manifest->initial.seed, daemon->site->number);
     if (settings->data.count == 0)
-        return error_set(error, INVALID,
-                         "no training data: give --data FILE, or `data:` in node.yaml");
+        return error_set(error, INVALID, "no %s: give --data FILE, or `data:` in node.yaml",
+                         daemon->site->observes ? "data to evaluate on" : "training data");
     struct run_model_files files = settings_files(settings);
     char *seen = site_path(daemon->site, "data.seen");
     files.seed = seed;
     files.seen = seen;
     files.read_shards = true;
+    files.heldout_only = daemon->site->observes;
     enum status status = run_model_data(manifest, &files, &daemon->data, error);
     free(seen);
     TRY(status);
@@ -289,6 +293,9 @@ static enum status open_model(struct daemon *daemon, struct error *error) {
     const struct manifest *manifest = &daemon->site->manifest;
     TRY(run_model_layout(manifest, &daemon->layout, error));
     run_model_layout_digest(&daemon->layout, daemon->layout_digest);
+    if (daemon->settings->attach && daemon->site->observes)
+        return error_set(error, INVALID,
+                         "this site is an observer, and trains nothing: leave --attach out");
     if (daemon->settings->attach && !daemon->settings->overlap)
         return error_set(error, INVALID,
                          "overlap is off, and a trainer that attaches does not wait for merges: "
@@ -422,6 +429,24 @@ static enum status start_training(struct daemon *daemon, struct error *error) {
     return OK;
 }
 
+/* The held-out part of each file is a text of its own. */
+static enum status start_evaluator(struct daemon *daemon, struct error *error) {
+    enum { WINDOWS = 64 };
+    const struct evaluator_options how = {.directory = daemon->site->directory,
+                                          .files = daemon->settings->data.items,
+                                          .count = daemon->settings->data.count,
+                                          .share = daemon->settings->heldout,
+                                          .every = 1,
+                                          .windows = WINDOWS,
+                                          .margin = INFINITY, /* the coordinator says it */
+                                          .manifest = &daemon->site->manifest,
+                                          .version = daemon->replica.global.version};
+    if (!daemon->site->observes) return OK;
+    TRY(evaluator_start(&how, &daemon->evaluator, error));
+    evaluator_give(daemon->evaluator, daemon->replica.global.version, daemon->replica.global.theta);
+    return OK;
+}
+
 static enum status start_links(struct daemon *daemon, struct error *error) {
     uint64_t largest = 0;
     for (uint32_t i = 0; i < daemon->replica.fragments; i++) {
@@ -489,6 +514,7 @@ static enum status start(struct daemon *daemon, struct error *error) {
                                     .wall_ms = wall_ms,
                                     .troubles = daemon->troubles,
                                     .context = daemon};
+    TRY(start_evaluator(daemon, error));
     TRY(worker_start(&worker, &daemon->worker, error));
     TRY(start_training(daemon, error));
     TRY(start_links(daemon, error));
@@ -529,6 +555,7 @@ static void close_all(struct daemon *daemon) {
     downlink_destroy(daemon->downlink);
     uplink_destroy(daemon->uplink);
     worker_destroy(daemon->worker);
+    evaluator_stop(daemon->evaluator);
     training_destroy(daemon->training);
     node_state_destroy(daemon->state);
     report_destroy(daemon->report);

@@ -17,6 +17,7 @@
 #include "node/training.h"
 #include "node/uplink.h"
 #include "node/worker.h"
+#include "run/evaluator.h"
 
 enum { EVENTS_LIMIT = 4096, BACKLOG_LIMIT = 1024 };
 
@@ -50,7 +51,8 @@ struct daemon {
     struct cuda_backend cuda; /* no operations: the CPU does all */
     struct traffic traffic;
     struct rpc_channel *channel;
-    struct training *training;
+    struct training *training;   /* of an observer: never told to train */
+    struct evaluator *evaluator; /* an observer's */
     struct worker *worker;
     struct uplink *uplink;
     struct downlink *downlink;

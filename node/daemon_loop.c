@@ -114,7 +114,7 @@ static void on_heartbeat_reply(void *user, const struct rpc_outcome *outcome, st
 static void send_heartbeat(struct daemon *daemon) {
     struct buffer request = {0};
     struct error error = {0};
-    report_heartbeat(daemon->report, daemon->training, &request);
+    report_heartbeat(daemon->report, daemon->training, daemon->evaluator, &request);
     struct rpc_piece piece = rpc_piece_of(buffer_bytes(&request));
     struct rpc_call_options options = {.progress_timeout_ms = HEARTBEAT_TIMEOUT_MS};
     enum status status = rpc_channel_unary(daemon->channel, service_path(METHOD_HEARTBEAT),
@@ -177,7 +177,8 @@ static void act(struct daemon *daemon, struct node_action *action) {
         break;
     case NODE_DO_ADVANCE: worker_advance(daemon->worker, action->fragment); break;
     case NODE_DO_TRAIN:
-        training_train(daemon->training, action->train, action->wait, action->until_steps);
+        training_train(daemon->training, action->train && !daemon->site->observes, action->wait,
+                       action->until_steps);
         break;
     case NODE_DO_REFETCH:
         uplink_refetch(daemon->uplink, daemon->channel, action->index, &action->contribution);

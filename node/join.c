@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "crypto/certificate.h"
+#include "fed/ledger.h"
 #include "node/site.h"
 #include "proto/messages.h"
 #include "proto/service.h"
@@ -155,6 +156,7 @@ static void append_terminated(struct buffer *out, struct bytes text) {
 static enum status store(struct site *site, const struct invitation *invitation,
                          const struct join_reply *reply, struct error *error) {
     site->number = reply->site;
+    site->observes = reply->role == SITE_OBSERVES;
     memcpy(site->name, invitation->name, sizeof site->name);
     memcpy(site->run_id, reply->run_id, RUN_ID_SIZE);
     memcpy(site->coordinator_key, reply->coordinator_key, PUBLIC_KEY_SIZE);
@@ -223,7 +225,7 @@ static enum status look_first(const struct join_setup *setup, const struct invit
     enum status status = ask_to(setup, true, invitation, site, &arena, &raw, &reply, error);
     if (status == OK) status = manifest_parse(reply.manifest, &manifest, error);
     if (status == OK) {
-        status = setup->check(setup->context, &manifest, error);
+        status = setup->check(setup->context, &manifest, reply.role == SITE_OBSERVES, error);
         if (status != OK)
             error_wrap(error, status, "nothing has been joined, and the invitation is not used up");
     }

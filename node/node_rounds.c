@@ -486,6 +486,7 @@ static bool refusal_ends_us(enum refusal code) {
     case REFUSED_SIGNATURE:
     case REFUSED_UNKNOWN_SITE:
     case REFUSED_COPY:
+    case REFUSED_OBSERVER:
     case REFUSED_BASE: return true;
     default: return false;
     }

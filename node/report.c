@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/metrics.h"
+#include "run/evaluator.h"
 
 enum { STATUS_LIMIT = 256 * 1024, STATUS_FORMAT = 1 };
 
@@ -468,7 +469,8 @@ void report_write(struct report *report, struct training *training, const char *
 
 /* ---- heartbeats ------------------------------------------------------------------------------ */
 
-void report_heartbeat(struct report *report, struct training *training, struct buffer *out) {
+void report_heartbeat(struct report *report, struct training *training, struct evaluator *evaluator,
+                      struct buffer *out) {
     struct status_snapshot *snapshot = xmalloc(sizeof *snapshot);
     collect(report, training, snapshot);
     struct heartbeat_request request = {.protocol = PROTOCOL_VERSION,
@@ -490,6 +492,11 @@ void report_heartbeat(struct report *report, struct training *training, struct b
                                         .refused = snapshot->refused,
                                         .device = report->options.device,
                                         .software = site_software};
+    struct evaluator_report evaluated;
+    evaluator_report(evaluator, &evaluated);
+    request.heldout =
+        (struct heldout_status){evaluated.any, evaluated.version, evaluated.best_version,
+                                evaluated.loss, evaluated.best_loss};
     request.instance = report->options.instance;
     request.turn = snapshot->turn;
     request.leaving = snapshot->leaving;

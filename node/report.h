@@ -39,6 +39,7 @@ struct report_view { /* the core's, as of its last step */
     uint64_t refused[REFUSAL_COUNT]; /* since the process started */
 };
 
+struct evaluator;
 struct report;
 
 struct report_options {
@@ -70,6 +71,7 @@ void report_set_answer(struct report *report, uint32_t turn, uint32_t copies);
 /* Heartbeats say from now on that the site goes (true), or that it does not. */
 void report_set_leaving(struct report *report, bool leaving);
 /* Appends an encoded heartbeat. */
-void report_heartbeat(struct report *report, struct training *training, struct buffer *out);
+void report_heartbeat(struct report *report, struct training *training, struct evaluator *evaluator,
+                      struct buffer *out); /* evaluator: may be NULL */
 
 #endif

@@ -39,7 +39,9 @@ static const struct setting common[] = {
              "(each a token), llmc (tokens after llm.c's header), u16 or u32 (tokens without a "
              "header)"},
     {"heldout", SETTING_SHARE, SETTING_FIELD(struct settings, heldout), .fallback = "0.02",
-     .min = "0", .max = "0.5", .help = "fraction of each file's end that is never trained on"},
+     .min = "0", .max = "1",
+     .help = "fraction of each file's end that is never trained on: an observer evaluates it, so "
+             "100% there"},
     {"threads", SETTING_COUNT, SETTING_FIELD(struct settings, threads), .fallback = "0",
      .max = "4096", .help = "threads that train; 0: one per processor. Does not change results"},
     {"batch.sequences", SETTING_COUNT, SETTING_FIELD(struct settings, sequences), .fallback = "8",

@@ -40,6 +40,7 @@ static enum status parse_identity(struct site *site, struct bytes text, struct e
     const struct json_value *root = json_root(json);
     const char *name = NULL, *run_id = NULL, *coordinator_key = NULL;
     uint64_t number = 0;
+    (void)!json_get_bool(root, "observes", &site->observes, NULL);
     enum status status = json_get_u64(root, "site", &number, error);
     if (status == OK) status = json_get_text(root, "name", &name, error);
     if (status == OK) status = json_get_text(root, "run_id", &run_id, error);
@@ -153,6 +154,7 @@ enum status site_save(const struct site *site, struct error *error) {
     json_u64(&writer, site->number);
     json_key(&writer, "name");
     json_text(&writer, site->name);
+    if (site->observes) json_put_bool(&writer, "observes", true);
     json_key(&writer, "run_id");
     json_text(&writer, hex_encode(site->run_id, RUN_ID_SIZE, hex));
     json_key(&writer, "coordinator_key");

@@ -26,6 +26,7 @@ struct site {
     char *directory; /* absolute */
     uint32_t number; /* in the ledger, from 1 */
     char name[SITE_NAME_SIZE];
+    bool observes; /* by its invitation: it follows and evaluates, and trains nothing */
     uint8_t run_id[RUN_ID_SIZE];
     uint8_t coordinator_key[PUBLIC_KEY_SIZE];
     struct key_pair *key;

@@ -81,13 +81,14 @@ int verb_run(struct options *options, void *values) {
     return run_site(values);
 }
 
-static enum status check_data_first(void *context, const struct manifest *manifest,
+static enum status check_data_first(void *context, const struct manifest *manifest, bool observes,
                                     struct error *error) {
     const struct settings *settings = context;
     struct data *data = NULL;
     struct run_model_files files = settings_files(settings);
     char *seen = file_join(settings->directory, "data.seen");
     files.seen = seen;
+    files.heldout_only = observes;
     enum status status = run_model_data(manifest, &files, &data, error);
     data_close(data);
     free(seen);
@@ -99,7 +100,7 @@ static enum status check_data_again(struct settings *settings, struct error *err
     struct site site = {0};
     enum status status = site_load(settings->directory, &site, error);
     if (status == OK && settings->data.count) {
-        status = check_data_first(settings, &site.manifest, error);
+        status = check_data_first(settings, &site.manifest, site.observes, error);
         if (status != OK)
             error_wrap(error, status, "%s has joined before, and its settings stay as they were",
                        settings->directory);

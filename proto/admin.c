@@ -49,6 +49,7 @@ static enum status request_check(const struct admin_request *request, struct err
     TRY(wire_check_range((uint32_t)request->verb, 1, ADMIN_VERB_COUNT - 1, "verb", error));
     TRY(wire_check_text(request->site_name, 0, WIRE_SITE_NAME_LIMIT, "site_name", error));
     TRY(wire_check_text(request->key, 0, RULE_KEY_LIMIT, "key", error));
+    TRY(wire_check_range(request->role, 0, 1, "role", error));
     TRY(wire_check_text(request->rule_value, 0, RULE_VALUE_LIMIT, "rule_value", error));
     return wire_check_text(request->reason, 0, WIRE_REASON_LIMIT, "reason", error);
 }
@@ -67,6 +68,7 @@ static enum status request_convert(const ProtobufCMessage *message, struct bytes
         .first_site = from->first_site,
         .key = from->key,
         .rule_value = from->rule_value,
+        .role = from->role,
     };
     TRY(request_check(&request, error));
     *(struct admin_request *)out = request;
@@ -94,6 +96,7 @@ enum status admin_request_encode(const struct admin_request *request, struct buf
     message.first_site = request->first_site;
     message.key = wire_text(request->key);
     message.rule_value = wire_text(request->rule_value);
+    message.role = request->role;
     return wire_encode(&request_type, &message.base, out, error);
 }
 
@@ -218,6 +221,7 @@ static enum status site_check(const struct site_status *site, struct error *erro
         !isfinite(site->weight))
         return error_set(error, INVALID,
                          "sites: a norm, clip, weight or scale is out of its range");
+    TRY(wire_check_heldout(&site->heldout, "sites.heldout", error));
     return wire_check_rate(site->tokens_per_second, "sites.tokens_per_second", error);
 }
 
@@ -251,6 +255,9 @@ static enum status site_convert(const Atoll__V1__SiteStatus *from, struct site_s
         .tokens_uncounted = from->tokens_uncounted,
         .device = from->device,
         .software = from->software,
+        .role = from->role,
+        .heldout = {from->has_heldout, from->heldout_version, from->best_version, from->heldout,
+                    from->best_heldout},
     };
     TRY(site_check(out, error));
     TRY(wire_check_text(out->device, 0, WIRE_DEVICE_LIMIT, "sites.device", error));
@@ -294,6 +301,12 @@ static void site_pack(const struct site_status *site, struct site_packing *out) 
     message->age = site->age;
     message->scale = site->scale;
     message->tokens_uncounted = site->tokens_uncounted;
+    message->role = site->role;
+    message->has_heldout = site->heldout.any;
+    message->heldout_version = site->heldout.version;
+    message->heldout = site->heldout.loss;
+    message->best_version = site->heldout.best_version;
+    message->best_heldout = site->heldout.best_loss;
     message->device = wire_text_clean(site->device, WIRE_DEVICE_LIMIT, out->device);
     message->software = wire_text_clean(site->software, WIRE_SOFTWARE_LIMIT, out->software);
 }
@@ -340,7 +353,8 @@ static enum status reply_convert(const ProtobufCMessage *message, struct bytes p
         invitations[i] = (struct invitation_status){.name = from->invitations[i]->name,
                                                     .made_ms = from->invitations[i]->made_ms,
                                                     .expires_ms = from->invitations[i]->expires_ms,
-                                                    .end = from->invitations[i]->end};
+                                                    .end = from->invitations[i]->end,
+                                                    .role = from->invitations[i]->role};
     struct admin_reply reply = {
         .code = from->code,
         .message = from->message,
@@ -399,6 +413,7 @@ enum status admin_reply_encode(const struct admin_reply *reply, struct buffer *o
         invitations[i].made_ms = reply->invitations[i].made_ms;
         invitations[i].expires_ms = reply->invitations[i].expires_ms;
         invitations[i].end = reply->invitations[i].end;
+        invitations[i].role = reply->invitations[i].role;
         invitation_items[i] = &invitations[i];
     }
     message.n_invitations = reply->invitation_count;

@@ -10,6 +10,7 @@ static enum status request_check(const struct heartbeat_request *request, struct
     TRY(wire_check_protocol(request->protocol, error));
     TRY(wire_check_rate(request->tokens_per_second, "tokens_per_second", error));
     TRY(wire_check_rate(request->steps_per_second, "steps_per_second", error));
+    TRY(wire_check_heldout(&request->heldout, "heldout", error));
     TRY(wire_check_text(request->device, 0, WIRE_DEVICE_LIMIT, "device", error));
     return wire_check_text(request->software, 0, WIRE_SOFTWARE_LIMIT, "software", error);
 }
@@ -41,6 +42,8 @@ static enum status request_convert(const ProtobufCMessage *message, struct bytes
         .turn = from->turn,
         .time_ms = from->time_ms,
         .leaving = from->leaving,
+        .heldout = {from->has_heldout, from->heldout_version, from->best_version, from->heldout,
+                    from->best_heldout},
     };
     TRY(lost_pairs_read(from->n_lost, from->lost, request.lost_ms, error));
     TRY(wire_fixed(from->last_root, request.last_root, sizeof request.last_root, false, "last_root",
@@ -86,6 +89,11 @@ enum status heartbeat_request_encode(const struct heartbeat_request *request, st
     message.turn = request->turn;
     message.time_ms = request->time_ms;
     message.leaving = request->leaving;
+    message.has_heldout = request->heldout.any;
+    message.heldout_version = request->heldout.version;
+    message.heldout = request->heldout.loss;
+    message.best_version = request->heldout.best_version;
+    message.best_heldout = request->heldout.best_loss;
     message.last_root = wire_binary_fixed(request->last_root, sizeof request->last_root);
     return wire_encode(&request_type, &message.base, out, error);
 }

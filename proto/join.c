@@ -88,6 +88,7 @@ static enum status reply_check(const struct join_reply *reply, struct error *err
     TRY(wire_check_text(reply->message, 0, WIRE_MESSAGE_LIMIT, "message", error));
     if (reply->code != JOIN_OK) return OK;
     TRY(wire_check_protocol(reply->protocol, error));
+    TRY(wire_check_range(reply->role, 0, 1, "role", error));
     bool member = reply->site != 0;
     if (!member && reply->certificate_pem.size > 0)
         return error_set(error, INVALID, "site: 0, beside a certificate");
@@ -106,6 +107,7 @@ static enum status reply_convert(const ProtobufCMessage *message, struct bytes p
     if (reply.code == JOIN_OK) {
         reply.protocol = from->protocol;
         reply.site = from->site;
+        reply.role = from->role;
         reply.certificate_pem = wire_bytes(from->certificate_pem);
         reply.ca_pem = wire_bytes(from->ca_pem);
         reply.manifest = wire_bytes(from->manifest);
@@ -134,6 +136,7 @@ enum status join_reply_encode(const struct join_reply *reply, struct buffer *out
     if (reply->code == JOIN_OK) {
         message.protocol = reply->protocol;
         message.site = reply->site;
+        message.role = reply->role;
         message.certificate_pem = wire_binary(reply->certificate_pem);
         message.ca_pem = wire_binary(reply->ca_pem);
         message.manifest = wire_binary(reply->manifest);

@@ -112,6 +112,7 @@ struct join_reply {
     uint8_t coordinator_key[WIRE_KEY_SIZE]; /* Ed25519, signs receipts and ledger heads */
     struct bytes manifest;                  /* 1 to WIRE_MANIFEST_LIMIT, canonical form */
     uint64_t server_time_ms;                /* for a look at the clocks */
+    uint32_t role;                          /* enum site_role of fed/ledger.h, of a look too */
 };
 MUST_USE enum status join_reply_encode(const struct join_reply *reply, struct buffer *out,
                                        struct error *error);
@@ -287,6 +288,12 @@ enum lost_cause {                /* where a site's time went that trained nothin
 /* "data", "encode", ...; "other" beyond. Static. */
 const char *lost_cause_name(uint32_t cause);
 
+struct heldout_status { /* of an observer, as it tells */
+    bool any;
+    uint64_t version, best_version; /* best_version is at most version */
+    double loss, best_loss; /* finite, nats per token over its texts; best_loss at most loss */
+};
+
 struct heartbeat_request {
     uint32_t protocol;         /* 1 to 65535 */
     uint32_t epoch;            /* of the coordinator, as the site knows it */
@@ -312,6 +319,7 @@ struct heartbeat_request {
     uint32_t turn;                       /* of the last reply */
     uint64_t time_ms;                    /* the site's own clock, as it is; 0: not told */
     bool leaving;                        /* the site goes, and waits for no receipt */
+    struct heldout_status heldout;       /* an observer's */
 };
 MUST_USE enum status heartbeat_request_encode(const struct heartbeat_request *request,
                                               struct buffer *out, struct error *error);
@@ -346,7 +354,7 @@ enum admin_verb { /* numbers stay */
                   ADMIN_PAUSE = 2,           /* reason */
                   ADMIN_RESUME = 3,          /* reason, value: a larger token budget or 0 */
                   ADMIN_STOP = 4,            /* reason */
-                  ADMIN_INVITE = 5,          /* site_name, expires_ms -> invitation_secret */
+                  ADMIN_INVITE = 5,          /* site_name, role, expires_ms -> invitation_secret */
                   ADMIN_REVOKE = 6,          /* site_name, reason */
                   ADMIN_SITES = 7,           /* first_site -> sites, next_site */
                   ADMIN_SET_INNER_STEPS = 8, /* value: H */
@@ -382,6 +390,7 @@ struct admin_request {
     uint64_t value;
     uint64_t expires_ms;          /* of an invitation: a stamp */
     const char *key, *rule_value; /* at most 47 and 79 */
+    uint32_t role;                /* INVITE: enum site_role of fed/ledger.h */
     uint32_t first_site; /* SITES: start with this number; 0 or 1: the first. INVITATIONS alike */
 };
 MUST_USE enum status admin_request_encode(const struct admin_request *request, struct buffer *out,
@@ -413,7 +422,7 @@ struct run_status {
     uint32_t sites_present;          /* K, by the ledger */
     uint32_t sites_twice;            /* of which a second process was cut since the start */
     int64_t clock_ahead_ms;          /* of most sites' that are present; 0: they agree */
-    bool has_heldout, heldout_rises; /* coordinator/evaluator.h */
+    bool has_heldout, heldout_rises; /* run/evaluator.h */
     uint64_t heldout_version, best_version;
     double heldout, best_heldout; /* finite */
     uint64_t uptime_ms;
@@ -445,6 +454,8 @@ struct site_status {
     uint64_t age; /* of that: versions from its oldest inner step to its entry in the ledger */
     float scale;  /* of its last part of a step; 0: none yet */
     uint64_t tokens_uncounted; /* told, and beyond what counts for now */
+    uint32_t role;             /* enum site_role of fed/ledger.h */
+    struct heldout_status heldout;
     const char *device;
     const char *software;
 };
@@ -454,7 +465,8 @@ enum { INVITATION_EXPIRED = 5 }; /* of an open one, by the coordinator's clock *
 struct invitation_status {
     const char *name;             /* 1 to WIRE_SITE_NAME_LIMIT */
     uint64_t made_ms, expires_ms; /* 0: never expires */
-    uint32_t end; /* enum invitation_end of fed/run_state.h, or INVITATION_EXPIRED */
+    uint32_t end;  /* enum invitation_end of fed/run_state.h, or INVITATION_EXPIRED */
+    uint32_t role; /* enum site_role of fed/ledger.h */
 };
 
 struct admin_reply {

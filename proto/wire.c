@@ -171,6 +171,15 @@ enum status wire_check_rate(double value, const char *field, struct error *error
     return OK;
 }
 
+enum status wire_check_heldout(const struct heldout_status *heldout, const char *field,
+                               struct error *error) {
+    double most = heldout->any ? 1e6 : 0;
+    if (!(heldout->best_loss >= 0 && heldout->best_loss <= heldout->loss && heldout->loss <= most))
+        return error_set(error, INVALID, "%s: losses of %g and, the best, %g", field, heldout->loss,
+                         heldout->best_loss);
+    return wire_check_range(heldout->best_version, 0, heldout->version, field, error);
+}
+
 enum status wire_check_protocol(uint32_t protocol, struct error *error) {
     return wire_check_range(protocol, 1, 65535, "protocol", error);
 }

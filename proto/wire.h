@@ -41,6 +41,8 @@ MUST_USE enum status wire_check_text(const char *text, size_t min, size_t max, c
                                      struct error *error);
 /* Finite and 0 to 1e15. */
 MUST_USE enum status wire_check_rate(double value, const char *field, struct error *error);
+MUST_USE enum status wire_check_heldout(const struct heldout_status *heldout, const char *field,
+                                        struct error *error);
 MUST_USE enum status wire_check_protocol(uint32_t protocol, struct error *error);
 /* Copies exactly `size` bytes; zeroes where there are none and `required` is not set. */
 MUST_USE enum status wire_fixed(ProtobufCBinaryData value, uint8_t *out, size_t size, bool required,

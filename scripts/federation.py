@@ -205,9 +205,10 @@ class Federation:
             file.write(token + "\n")
         return path
 
-    def add_site(self, name, *options, start=True, data=None, address=None, sequences=2):
+    def add_site(self, name, *options, start=True, data=None, address=None, sequences=2,
+                 role="site"):
         """Joins, then is started from its directory alone, as after any restart."""
-        invitation = self.invite(name)
+        invitation = self.invite(name, "--role", role)
         directory = self.path("sites", name)
         settings = ["--dir", directory, "--data", data or self.path("text.txt"), "--threads", "1",
                     "--batch-sequences", str(sequences), "--heartbeat-interval", "1s", *options]

@@ -96,7 +96,8 @@ static uint64_t print_coverage(const struct tally *t, const struct seen *seen, F
         print_named(out, "malformed", hostile_input_name((enum hostile_input_kind)i),
                     t->hostile_input[i], s->hostile_input[i], &missing);
     for (unsigned i = 1; i < REFUSAL_COUNT; i++)
-        if (i != REFUSED_COPY) /* it takes two living processes with one key */
+        /* the one takes two living processes with one key, the other an observer */
+        if (i != REFUSED_COPY && i != REFUSED_OBSERVER)
             print_named(out, "refusal", refusal_name(i), t->refusals[i], s->refusals[i], &missing);
     for (unsigned i = ORDER_PAUSE; i <= ORDER_SNAPSHOT; i++)
         print_named(out, "order", orders[i], t->orders[i], s->orders[i], &missing);

@@ -277,6 +277,38 @@ TEST(a_new_coordinator_listens_as_long_before_it_takes_a_site_for_away) {
     shell_close(s);
 }
 
+TEST(an_observer_is_connected_and_never_waited_for_nor_entered) {
+    struct shell *s = shell_open_unstarted(COUNTED, 2);
+    struct ledger_entry entry = fixture_invited(s->f, "watch", 3);
+    entry.invited.role = SITE_OBSERVES;
+    fixture_append(s->f, &entry);
+    entry = fixture_added(s->f, 3, "watch", 3);
+    fixture_append(s->f, &entry);
+    for (uint64_t i = run_state_size(s->durable); i < s->f->entry_count; i++)
+        CHECK(run_state_apply(s->durable, buffer_bytes(&s->f->entries[i]), false, NULL) == OK);
+    shell_start(s, s->f->run);
+    for (uint32_t site = 1; site <= 3; site++) shell_heartbeat(s, site);
+    CHECK(coordinator_state_connected(s->state, 3, s->now));
+    shell_contribute(s, 1, 0);
+    CHECK(!shell_find(s, DO_APPLY));
+    shell_contribute(s, 2, 0);
+    CHECK(shell_find(s, DO_APPLY)); /* a quorum of 3, of which two count */
+    shell_settle(s);
+    shell_wait(s, 30000);
+    for (uint32_t site = 1; site <= 2; site++) shell_heartbeat(s, site);
+    uint64_t size = run_state_size(s->durable);
+    shell_wait(s, 40000); /* 70 s of silence, and away_after is 1m */
+    shell_settle(s);
+    CHECK(!coordinator_state_connected(s->state, 3, s->now));
+    shell_heartbeat(s, 3);
+    leaving(s, 3);
+    CHECK(shell_find(s, DO_HEARTBEAT_REPLY)->has_left); /* at once: no entry is waited for */
+    shell_settle(s);
+    CHECK_EQUAL(run_state_size(s->durable), size);
+    CHECK_EQUAL(run_state_present_sites(s->durable), 2);
+    shell_close(s);
+}
+
 TEST(presence_comes_from_streams_and_from_being_heard) {
     struct shell *s = shell_open(PLAIN, 2);
     CHECK(!coordinator_state_connected(s->state, 1, s->now));

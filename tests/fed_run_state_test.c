@@ -391,6 +391,47 @@ TEST(nothing_by_a_revoked_site_is_entered_or_merged) {
     fixture_close(f);
 }
 
+TEST(an_observer_never_counts_and_contributes_nothing) {
+    struct fixture *f = fixture_open("", 5000);
+    struct contribution c;
+    fixture_sites(f, 2);
+    struct ledger_entry entry = fixture_invited(f, "watch", 3);
+    entry.invited.role = SITE_OBSERVES;
+    fixture_append(f, &entry);
+    CHECK_EQUAL(run_state_open_invitation(f->run, "watch")->role, SITE_OBSERVES);
+    entry = fixture_added(f, 3, "watch", 3);
+    fixture_append(f, &entry);
+    CHECK_EQUAL(run_state_site(f->run, 3)->role, SITE_OBSERVES);
+    CHECK_EQUAL(run_state_site(f->run, 2)->role, SITE_TRAINS);
+    CHECK_EQUAL(run_state_present_sites(f->run), 2);
+    CHECK_EQUAL(run_state_active_sites(f->run), 2);
+    CHECK_EQUAL(run_state_site_count(f->run), 3);
+    CHECK(!run_state_is_present(f->run, 3));
+    entry = presence(f, LEDGER_SITE_AWAY, 3);
+    fixture_refused(f, &entry, "observes");
+    entry = presence(f, LEDGER_SITE_LEFT, 3);
+    fixture_refused(f, &entry, "observes");
+    entry = next_of(f, 3, 0, 0, &c);
+    fixture_refused(f, &entry, "observes");
+    struct admission_limits limits = {.now_ms = FIXTURE_NOW, .max_payload = UINT64_MAX};
+    struct error why = {0};
+    CHECK_EQUAL(
+        admission_header(f->run, 3, bytes_of(entry.contribution.header, CONTRIBUTION_HEADER_SIZE),
+                         bytes_of(entry.contribution.signature, SIGNATURE_SIZE), &limits, &c, &why),
+        REFUSED_OBSERVER);
+    CHECK_CONTAINS(why.message, "site 3 observes");
+    fixture_revoke(f, 3); /* nor is it taken from the count */
+    CHECK_EQUAL(run_state_present_sites(f->run), 2);
+    CHECK_EQUAL(run_state_active_sites(f->run), 2);
+    entry = fixture_invited(f, "other", 4);
+    entry.invited.role = (enum site_role)2;
+    struct buffer raw = {0};
+    ledger_entry_encode(&entry, &raw);
+    CHECK_STATUS(ledger_entry_decode(buffer_bytes(&raw), &entry, &why), INVALID);
+    buffer_deinit(&raw);
+    fixture_close(f);
+}
+
 /* --- phases and epochs --- */
 TEST(a_paused_run_takes_nothing_but_merges_what_it_has) {
     struct fixture *f = fixture_open("", 5000);

@@ -232,6 +232,50 @@ def a_rise_of_the_held_out_loss_is_said_and_the_best_version_stays(directory):
                             "--at", "best").stdout, f"version {heldout['best_version']}")
 
 
+def listed(federation):
+    return {site["name"]: site for site in json.loads(federation.ctl("site", "list").stdout)}
+
+
+@test
+def an_observer_follows_and_evaluates_and_counts_for_nothing(directory):
+    # all that count are the quorum, for ever: were the observer counted, no step would be made
+    federation = Federation(PROGRAMS, directory,
+                            manifest(merge__quorum=3, merge__grace="forever",
+                                     merge__away_after="never"))
+    texts = held_out(directory)
+    federation.start_coordinator()
+    observer = federation.add_site("watch", "--data", texts[1], "--heldout", "100%",
+                                   data=texts[0], role="observer")
+    for name in ("one", "two"):
+        federation.add_site(name, *FAST)
+    federation.until("an evaluation at the coordinator", lambda: federation.version() >= 6 and
+                     (listed(federation)["watch"]["heldout"] or {"version": 0})["version"] >= 6,
+                     40 * SLOWDOWN)
+    run, sites = federation.status(), listed(federation)
+    equal((run["sites_present"], run["sites_active"], run["sites_connected"]), (2, 2, 2), "K")
+    equal(sites["watch"]["role"], "observer", "role")
+    equal(sites["one"]["role"], "site", "role")
+    equal((sites["watch"]["contributions"], sites["watch"]["tokens"]), (0, 0), "of the observer")
+    check(sites["one"]["heldout"] is None, "a site that trains tells a held-out loss")
+    equal([i["role"] for i in json.loads(federation.ctl("site", "invitations").stdout)],
+          ["observer", "site", "site"], "invitations")
+    observer.kill()  # what it measured is known after a restart, and none comes twice
+    observer.start()
+    before = observer.version
+    federation.until("it goes on", lambda: observer.version >= before + 4, 40 * SLOWDOWN)
+    codes = federation.stop_run()
+    equal({name: code for name, code in codes.items() if code != 0}, {}, "exit codes")
+    equal(federation.audit(), [], "the audit")
+    for entry in federation.ledger():
+        check(entry["kind"] != "contribution" or entry["site"] != 1, "it contributed", entry)
+    with open(os.path.join(observer.directory, "evaluations.jsonl")) as file:
+        lines = [json.loads(line) for line in file]
+    check(len({line["version"] for line in lines}) == len(lines), "a version came twice")
+    equal(set(lines[-1]["texts"]), {"sim", "codec"}, "texts")
+    check(lines[-1]["loss"] < lines[0]["loss"] - 0.1, "it did not learn", lines[0], lines[-1])
+    contains(federation.coordinator.text(), " heldout observer=watch ")
+
+
 @test
 def a_held_out_text_that_does_not_fit_is_refused_at_the_start(directory):
     federation = Federation(PROGRAMS, directory, manifest())

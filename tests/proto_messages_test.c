@@ -112,6 +112,7 @@ TEST(a_join_reply_arrives_whole) {
     CHECK(is_pattern(bytes_of(message.coordinator_key, 32), 6, 32));
     CHECK(is_pattern(message.manifest, 7, 2000));
     CHECK_EQUAL(message.server_time_ms, 1767225600123);
+    CHECK_EQUAL(message.role, 1);
     arena_deinit(&arena);
 }
 
@@ -263,6 +264,11 @@ TEST(a_heartbeat_arrives_whole) {
     CHECK(is_pattern(bytes_of(message.last_root, 32), 20, 32));
     CHECK_EQUAL(message.time_ms, 1767225600131);
     CHECK(message.leaving);
+    CHECK(message.heldout.any);
+    CHECK_EQUAL(message.heldout.version, 55);
+    CHECK_EQUAL(message.heldout.best_version, 54);
+    CHECK_NEAR(message.heldout.loss, 2.25, 0);
+    CHECK_NEAR(message.heldout.best_loss, 2.125, 0);
     arena_deinit(&arena);
 }
 
@@ -294,6 +300,7 @@ TEST(an_admin_request_arrives_whole) {
     CHECK_EQUAL(message.first_site, 3);
     CHECK_TEXT(message.key, "merge.quorum");
     CHECK_TEXT(message.rule_value, "7");
+    CHECK_EQUAL(message.role, 1);
     arena_deinit(&arena);
 }
 
@@ -347,6 +354,7 @@ TEST(an_admin_reply_arrives_whole) {
     CHECK_EQUAL(message.invitations[0].made_ms, 1767225600132);
     CHECK_EQUAL(message.invitations[0].expires_ms, 1767225600133);
     CHECK_EQUAL(message.invitations[0].end, 3);
+    CHECK_EQUAL(message.invitations[0].role, 1);
     CHECK_TEXT(message.invitations[1].name, "us-é");
     CHECK_EQUAL(message.invitations[1].made_ms, 48);
     CHECK_EQUAL(message.invitations[1].end, 0);
@@ -382,6 +390,12 @@ TEST(the_sites_of_an_admin_reply_arrive_whole) {
     CHECK_NEAR(site->scale, 0.125, 0);
     CHECK_NEAR(site->weight, 1.75, 0);
     CHECK_EQUAL(site->age, 54);
+    CHECK_EQUAL(site->role, 1);
+    CHECK(site->heldout.any);
+    CHECK_EQUAL(site->heldout.version, 57);
+    CHECK_EQUAL(site->heldout.best_version, 56);
+    CHECK_NEAR(site->heldout.loss, 3.25, 0);
+    CHECK_NEAR(site->heldout.best_loss, 3.125, 0);
     CHECK_EQUAL(site->tokens_uncounted, 49);
     CHECK_TEXT(message.sites[1].name, "us-é");
     CHECK(message.sites[1].last_seen_ms_ago == UINT64_MAX && !message.sites[1].connected &&
@@ -605,6 +619,8 @@ TEST(the_largest_admin_reply_fits_its_budget) {
         sites[i].clip = 0x1p-1022;
         sites[i].weight = 1.0 / 3;
         sites[i].scale = 0x1p-149f;
+        sites[i].heldout =
+            (struct heldout_status){true, UINT64_MAX, UINT64_MAX, 1e6 / 3, 1e6 / 3.1};
     }
     uint8_t raw[WIRE_HEAD_LIMIT] = {1};
     struct admin_reply reply = {.code = UINT32_MAX, .message = message, .has_run = true}, got;
@@ -616,7 +632,8 @@ TEST(the_largest_admin_reply_fits_its_budget) {
     reply.sites = sites;
     static struct invitation_status invitations[WIRE_SITES_LIMIT];
     for (uint32_t i = 0; i < WIRE_SITES_LIMIT; i++)
-        invitations[i] = (struct invitation_status){name, UINT64_MAX, UINT64_MAX, UINT32_MAX};
+        invitations[i] =
+            (struct invitation_status){name, UINT64_MAX, UINT64_MAX, UINT32_MAX, UINT32_MAX};
     reply.invitation_count = WIRE_SITES_LIMIT;
     reply.invitations = invitations;
     reply.invitation_secret = bytes_of(raw, WIRE_SECRET_LIMIT);
@@ -673,6 +690,7 @@ TEST(the_largest_of_the_others_fit_their_budgets) {
     heartbeat.protocol = 65535;
     heartbeat.tokens_per_second = heartbeat.steps_per_second = 1e15;
     heartbeat.device = heartbeat.software = text;
+    heartbeat.heldout = (struct heldout_status){true, UINT64_MAX, UINT64_MAX, 1e6 / 3, 1e6 / 3.1};
     heartbeat.leaving = true; /* 0xFF is no bool */
     THERE(heartbeat_request, &heartbeat, &got_heartbeat);
     CHECK(got_heartbeat.lost_ms[LOST_OTHER] == UINT64_MAX);

@@ -224,6 +224,7 @@ static void entry_json(uint64_t index, const struct ledger_entry *entry,
     } else if (entry->kind == LEDGER_SITE_INVITED) {
         json_key(writer, "name");
         json_text(writer, entry->invited.name);
+        json_put_text(writer, "role", entry->invited.role == SITE_OBSERVES ? "observer" : "site");
     } else if (entry->kind == LEDGER_SITE_UNINVITED) {
         json_key(writer, "name");
         json_text(writer, entry->uninvited.name);
@@ -270,7 +271,8 @@ static void entry_text(uint64_t index, const struct ledger_entry *entry,
         for (uint16_t i = 0; i < entry->step.count; i++)
             printf(" %llu", (unsigned long long)entry->step.parts[i].index);
     } else if (entry->kind == LEDGER_SITE_INVITED) {
-        printf(" %s", entry->invited.name);
+        printf(" %s%s", entry->invited.name,
+               entry->invited.role == SITE_OBSERVES ? ", an observer" : "");
     } else if (entry->kind == LEDGER_SITE_UNINVITED) {
         printf(" %s", entry->uninvited.name);
     } else if (entry->kind == LEDGER_SITE_ADDED) {

@@ -6,8 +6,8 @@
 #include "base/file.h"
 #include "coordinator/atollctl/atollctl.h"
 #include "coordinator/directory.h"
-#include "coordinator/evaluations.h"
 #include "model/export.h"
+#include "run/evaluations.h"
 #include "run/run_model.h"
 
 static enum status version_check(const char *text, struct error *error) {

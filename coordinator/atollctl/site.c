@@ -119,6 +119,7 @@ static int site_invite(struct options *options, void *values) {
     struct admin_request request = {
         .verb = ADMIN_INVITE,
         .site_name = settings->name,
+        .role = settings->role,
         .expires_ms = settings->expires_ms ? clock_wall_ms() + settings->expires_ms : 0};
     struct admin_reply reply;
     struct arena arena = {0};
@@ -138,6 +139,11 @@ static int site_invite(struct options *options, void *values) {
 
 /* ---- invitations ----------------------------------------------------------------------------- */
 
+static const char *const role_names[] = {
+    [SITE_TRAINS] = "site", [SITE_OBSERVES] = "observer", NULL};
+
+static const char *role_name(uint32_t role) { return role < SITE_ROLES ? role_names[role] : "?"; }
+
 static const char *invitation_end_name(uint32_t end) {
     static const char *const names[] = {
         [INVITATION_OPEN] = "open",         [INVITATION_USED] = "used",
@@ -153,6 +159,7 @@ static void invitation_json(const struct invitation_status *invitation,
     json_text(writer, invitation->name);
     json_key(writer, "state");
     json_text(writer, invitation_end_name(invitation->end));
+    json_put_text(writer, "role", role_name(invitation->role));
     json_key(writer, "made_ms");
     json_u64(writer, invitation->made_ms);
     json_key(writer, "expires_ms");
@@ -165,8 +172,8 @@ static void invitation_json(const struct invitation_status *invitation,
 
 static void invitation_text(const struct invitation_status *invitation) {
     char made[CERTIFICATE_TIME_SIZE], expires[CERTIFICATE_TIME_SIZE];
-    printf("%-32s  %-9s  %s  %s\n", invitation->name, invitation_end_name(invitation->end),
-           certificate_time_text(invitation->made_ms / 1000, made),
+    printf("%-32s  %-9s  %-8s  %s  %s\n", invitation->name, invitation_end_name(invitation->end),
+           role_name(invitation->role), certificate_time_text(invitation->made_ms / 1000, made),
            invitation->expires_ms ? certificate_time_text(invitation->expires_ms / 1000, expires)
                                   : "never");
 }
@@ -183,7 +190,7 @@ static int site_invitations(struct options *options, void *values) {
     if (json)
         json_begin_array(&writer);
     else
-        printf("%-32s  %-9s  %-20s  %s\n", "name", "state", "made", "expires");
+        printf("%-32s  %-9s  %-8s  %-20s  %s\n", "name", "state", "role", "made", "expires");
     while (status == OK && request.first_site != 0) {
         struct admin_reply reply;
         struct arena arena = {0};
@@ -227,6 +234,7 @@ static const char *presence_name(uint32_t presence) {
 /* `silent`: not heard, and not for so long that the ledger has it as away. */
 static const char *standing_name(const struct site_status *site) {
     if (site->revoked) return "revoked";
+    if (site->role == SITE_OBSERVES) return site->connected ? "observes" : "silent";
     if (site->presence != SITE_PRESENT) return presence_name(site->presence);
     return site->connected ? "connected" : "silent";
 }
@@ -244,6 +252,10 @@ static void site_text(const struct site_status *site) {
            number_text(site->clip > 0, site->clip, clip),
            number_text(site->weight > 0, site->weight, weight),
            number_text(site->scale > 0, (double)site->scale, scale), site->device);
+    if (site->heldout.any)
+        printf("      ^ held-out %.4f at version %llu, best %.4f at version %llu\n",
+               site->heldout.loss, (unsigned long long)site->heldout.version,
+               site->heldout.best_loss, (unsigned long long)site->heldout.best_version);
     if (site->tokens_uncounted > 0)
         printf("      ^ %s of its %s tokens do not count yet: it tells more than 8 times what the "
                "median site trains\n",
@@ -269,12 +281,28 @@ static void site_lost_json(const struct site_status *site, struct json_writer *w
     json_end_object(writer);
 }
 
+static void site_heldout_json(const struct heldout_status *heldout, struct json_writer *writer) {
+    json_key(writer, "heldout");
+    if (!heldout->any) {
+        json_null(writer);
+        return;
+    }
+    json_begin_object(writer);
+    json_put_u64(writer, "version", heldout->version);
+    json_put_f64(writer, "loss", heldout->loss);
+    json_put_u64(writer, "best_version", heldout->best_version);
+    json_put_f64(writer, "best_loss", heldout->best_loss);
+    json_end_object(writer);
+}
+
 static void site_json(const struct site_status *site, struct json_writer *writer) {
     json_begin_object(writer);
     json_key(writer, "site");
     json_u64(writer, site->site);
     json_key(writer, "name");
     json_text(writer, site->name);
+    json_put_text(writer, "role", role_name(site->role));
+    site_heldout_json(&site->heldout, writer);
     json_key(writer, "revoked");
     json_bool(writer, site->revoked);
     json_key(writer, "connected");
@@ -397,6 +425,14 @@ static const struct setting invite_options[] = {
      .flags = OPTION_FLAG_ONLY,
      .help = "the site's name: 1-32 characters from a-z, 0-9 and '-', starting with a letter. A "
              "newer invitation of a name takes an older one's place"},
+    {.name = "role",
+     .kind = SETTING_CHOICE,
+     SETTING_FIELD(struct ctl_settings, role),
+     .fallback = "site",
+     .choices = role_names,
+     .flags = OPTION_FLAG_ONLY,
+     .help = "observer: it follows and verifies the run, evaluates each version on its data, and "
+             "never contributes or counts"},
     {.name = "withdraw",
      .kind = SETTING_TEXT,
      SETTING_FIELD(struct ctl_settings, withdraw),

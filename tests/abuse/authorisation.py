@@ -14,38 +14,38 @@ from harness import ROOT, SECONDS, Authority, Run, main, noise
 # Outcomes: ok; U unauthenticated; P permission denied; X no such method; - the handshake fails, so
 # no call is made; else a code, gRPC's or the protocol's own.
 COLUMNS = """
-                       stranger site revoked admin other_admin
+                       stranger site observer revoked admin other_admin
                        other_ca expired early server authority
                        other_run other_key no_such_site nameless two_names forged_name"""
 TABLE = """
-Join                   ok ok ok ok ok                       - - - - -  ok ok ok ok ok ok
-Join look              ok ok ok ok ok                       - - - - -  ok ok ok ok ok ok
-Join uninvited         secret secret secret secret secret   - - - - -
+Join                   ok ok ok ok ok ok            - - - - -  ok ok ok ok ok ok
+Join look              ok ok ok ok ok ok            - - - - -  ok ok ok ok ok ok
+Join uninvited         secret secret secret secret secret secret - - - - -
                        secret secret secret secret secret secret
-Submit                 U  ok P  P  P                        - - - - -  P  P  P  P  P  P
-Submit another's       U  signature P P P                   - - - - -  P  P  P  P  P  P
-Submit supply          U  duplicate P P P                   - - - - -  P  P  P  P  P  P
-Follow                 U  ok P  P  P                        - - - - -  P  P  P  P  P  P
-Snapshot               U  ok P  P  P                        - - - - -  P  P  P  P  P  P
-Heartbeat              U  ok P  P  P                        - - - - -  P  P  P  P  P  P
-Admin status           U  P  P  ok ok                       - - - - -  P  P  P  P  P  P
-Admin pause            U  P  P  ok ok                       - - - - -  P  P  P  P  P  P
-Admin resume           U  P  P  ok ok                       - - - - -  P  P  P  P  P  P
-Admin invite           U  P  P  ok ok                       - - - - -  P  P  P  P  P  P
-Admin revoke           U  P  P  not_found not_found         - - - - -  P  P  P  P  P  P
-Admin sites            U  P  P  ok ok                       - - - - -  P  P  P  P  P  P
-Admin set_inner_steps  U  P  P  ok ok                       - - - - -  P  P  P  P  P  P
-Admin set_rule         U  P  P  ok ok                       - - - - -  P  P  P  P  P  P
-Admin rules            U  P  P  ok ok                       - - - - -  P  P  P  P  P  P
-Admin snapshot         U  P  P  ok ok                       - - - - -  P  P  P  P  P  P
-Admin invitations      U  P  P  ok ok                       - - - - -  P  P  P  P  P  P
-Admin uninvite         U  P  P  not_found not_found         - - - - -  P  P  P  P  P  P
-Admin unknown          U  P  P  INVALID_ARGUMENT INVALID_ARGUMENT
+Submit                 U ok observer P P P          - - - - -  P  P  P  P  P  P
+Submit another's       U signature observer P P P   - - - - -  P  P  P  P  P  P
+Submit supply          U duplicate duplicate P P P  - - - - -  P  P  P  P  P  P
+Follow                 U ok ok P P P                - - - - -  P  P  P  P  P  P
+Snapshot               U ok ok P P P                - - - - -  P  P  P  P  P  P
+Heartbeat              U ok ok P P P                - - - - -  P  P  P  P  P  P
+Admin status           U P P P ok ok                - - - - -  P  P  P  P  P  P
+Admin pause            U P P P ok ok                - - - - -  P  P  P  P  P  P
+Admin resume           U P P P ok ok                - - - - -  P  P  P  P  P  P
+Admin invite           U P P P ok ok                - - - - -  P  P  P  P  P  P
+Admin revoke           U P P P not_found not_found  - - - - -  P  P  P  P  P  P
+Admin sites            U P P P ok ok                - - - - -  P  P  P  P  P  P
+Admin set_inner_steps  U P P P ok ok                - - - - -  P  P  P  P  P  P
+Admin set_rule         U P P P ok ok                - - - - -  P  P  P  P  P  P
+Admin rules            U P P P ok ok                - - - - -  P  P  P  P  P  P
+Admin snapshot         U P P P ok ok                - - - - -  P  P  P  P  P  P
+Admin invitations      U P P P ok ok                - - - - -  P  P  P  P  P  P
+Admin uninvite         U P P P not_found not_found  - - - - -  P  P  P  P  P  P
+Admin unknown          U P P P INVALID_ARGUMENT INVALID_ARGUMENT
                        - - - - -  P  P  P  P  P  P
-Admin stop             U  P  P  ok conflict                 - - - - -  P  P  P  P  P  P
-Nonesuch               X  X  X  X  X                        - - - - -  X  X  X  X  X  X
+Admin stop             U P P P ok conflict          - - - - -  P  P  P  P  P  P
+Nonesuch               X X X X X X                  - - - - -  X  X  X  X  X  X
 """
-REFUSED = "U P X - secret signature duplicate".split()
+REFUSED = "U P X - secret signature duplicate observer".split()
 CODES = {"U": "UNAUTHENTICATED", "P": "PERMISSION_DENIED", "X": "UNIMPLEMENTED"}
 INSTANCE = 7  # all that speak as the honest site speak as one process of it
 
@@ -82,6 +82,7 @@ class Scene:
         self.run, self.tokens = run, 0
         self.root = run.admin()
         self.site, self.other, gone = (run.join(name) for name in ("honest", "other", "gone"))
+        observer = run.join("watch", role="observer")
         self.follower = run.follow(self.site, instance=INSTANCE)
         header, signature, message = self.made(self.site)
         self.send(self.follower.connection, header, signature, message)
@@ -89,6 +90,7 @@ class Scene:
         self.follower.wait(lambda ledger: ledger.merged, SECONDS)
         self.admin(self.root, "revoke", site_name="gone")
         self.identities = {"stranger": (None, None), "site": self.pair(self.site),
+                           "observer": self.pair(observer),
                            "revoked": self.pair(gone), **self.made_up()}
         self.signed = signed
 

@@ -57,12 +57,12 @@ class Run:
         import atoll_client
         return self.kept(atoll_client.Connection.of_admin(self.address, self.keys))
 
-    def token(self, name):
-        return self.federation.invite(name)["token"]
+    def token(self, name, role="site"):
+        return self.federation.invite(name, "--role", role)["token"]
 
-    def join(self, name, key=None):
+    def join(self, name, key=None, role="site"):
         import atoll_client
-        return atoll_client.join(self.address, self.token(name), key)
+        return atoll_client.join(self.address, self.token(name, role), key)
 
     def follow(self, site, restored=False, **how):
         """A follower that has caught up and goes on."""

@@ -34,7 +34,7 @@ JOIN_CODES = ["ok", "secret", "expired", "used", "name", "csr", "protocol", "sto
               "void"]
 REFUSALS = ["accepted", "rebase", "revoked", "malformed", "nonfinite", "duplicate", "paused",
             "busy", "signature", "sequence", "run", "layout", "base", "expired", "stopped", "size",
-            "digest", "norm", "epoch", "unknown_site", "held", "copy"]
+            "digest", "norm", "epoch", "unknown_site", "held", "copy", "observer"]
 TEMPORARY = ("paused", "busy", "held")  # the same bytes may be taken later
 ADMIN_CODES = ["ok", "denied", "not_found", "invalid", "conflict", "busy", "failed"]
 VERBS = {"status": 1, "pause": 2, "resume": 3, "stop": 4, "invite": 5, "revoke": 6, "sites": 7,

@@ -17,7 +17,7 @@ class Ledger:
         self.run_id, self.coordinator_key = run_id, coordinator_key
         self.tree, self.entries, self.keep = signed.Tree(), [], keep_entries
         self.sites = {}  # number: name, public_key, revoked, last_sequence, last_digest
-        self.invited = {}  # secret's digest: name; at most one of each
+        self.invited = {}  # secret's digest: (name, role); at most one of each name
         self.waiting = {}  # index: the contribution's header, until a step merges it or it drops
         self.merged = {}  # index: version of the step
         self.dropped = set()
@@ -56,24 +56,26 @@ class Ledger:
 
     def _invited(self, entry):
         self._end_invitation(entry.name)  # a newer one replaces it
-        self.invited[entry.secret_digest] = entry.name
+        self.invited[entry.secret_digest] = entry.name, entry.role
 
     def _uninvited(self, entry):
-        if entry.name not in self.invited.values():
+        if entry.name not in (name for name, _ in self.invited.values()):
             raise Untrue(f"entry {entry.index}: no invitation of {entry.name} is open")
         self._end_invitation(entry.name)
 
     def _end_invitation(self, name):
-        self.invited = {secret: other for secret, other in self.invited.items() if other != name}
+        self.invited = {secret: other for secret, other in self.invited.items()
+                        if other[0] != name}
 
     def _added(self, entry):
         if entry.site != len(self.sites) + 1:
             raise Untrue(f"entry {entry.index}: site {entry.site} is not the next number")
-        if self.invited.pop(entry.secret_digest, None) != entry.name:
+        name, role = self.invited.pop(entry.secret_digest, (None, 0))
+        if name != entry.name:
             raise Untrue(f"entry {entry.index}: nobody invited {entry.name}, or it came twice")
         self.sites[entry.site] = SimpleNamespace(
             name=entry.name, public_key=entry.public_key, revoked=False, last_sequence=0,
-            last_digest=signed.ZERO, presence="present")
+            last_digest=signed.ZERO, presence="present", observes=role == 1)
 
     def _revoked(self, entry):
         site = self._site(entry, entry.site)
@@ -92,6 +94,8 @@ class Ledger:
         if (c.run_id, c.manifest_digest, c.layout_digest) != (
                 self.run_id, self.manifest_digest, self.genesis.layout_digest):
             raise Untrue(f"{what}: made for another run, manifest or layout")
+        if site.observes:
+            raise Untrue(f"{what}: of an observer")
         if site.revoked or c.epoch != self.epoch or c.base_version > self.version:
             raise Untrue(f"{what}: of a revoked site, another epoch, or a version to come")
         if c.began_version > c.base_version:
@@ -129,6 +133,8 @@ class Ledger:
 
     def _presence(self, entry):
         site, word = self._site(entry, entry.site), PRESENCE[entry.kind]
+        if site.observes:
+            raise Untrue(f"entry {entry.index}: site {entry.site} observes, and never counts")
         if site.revoked or site.presence == word or (site.presence, word) == ("left", "away"):
             raise Untrue(f"entry {entry.index}: site {entry.site} is {site.presence} already")
         site.presence = word

@@ -179,7 +179,8 @@ JOIN_REPLY = Message("JoinReply", """
     7 bytes ca_pem
     8 bytes coordinator_key
     9 bytes manifest
-    10 uint server_time_ms""")
+    10 uint server_time_ms
+    11 uint role""")
 
 SUBMIT_OPEN = Message("SubmitOpen", """
     1 uint protocol
@@ -265,7 +266,12 @@ HEARTBEAT_REQUEST = Message("HeartbeatRequest", """
     21 fixed64 instance
     22 uint turn
     23 uint time_ms
-    24 bool leaving""", LOST=LOST_TIME)
+    24 bool leaving
+    25 bool has_heldout
+    26 uint heldout_version
+    27 double heldout
+    28 uint best_version
+    29 double best_heldout""", LOST=LOST_TIME)
 HEARTBEAT_REPLY = Message("HeartbeatReply", """
     1 uint code
     2 text message
@@ -289,7 +295,8 @@ ADMIN_REQUEST = Message("AdminRequest", """
     6 uint expires_ms
     7 uint first_site
     8 text key
-    9 text rule_value""")
+    9 text rule_value
+    10 uint role""")
 RUN_STATUS = Message("RunStatus", """
     1 bytes run_id
     2 text name
@@ -353,12 +360,19 @@ SITE_STATUS = Message("SiteStatus", """
     25 uint tokens_uncounted
     26 double weight
     27 uint presence
-    28 uint age""", LOST=LOST_TIME)
+    28 uint age
+    29 uint role
+    30 bool has_heldout
+    31 uint heldout_version
+    32 double heldout
+    33 uint best_version
+    34 double best_heldout""", LOST=LOST_TIME)
 INVITATION_STATUS = Message("InvitationStatus", """
     1 text name
     2 uint made_ms
     3 uint expires_ms
-    4 uint end""")
+    4 uint end
+    5 uint role""")
 ADMIN_REPLY = Message("AdminReply", """
     1 uint code
     2 text message

@@ -206,7 +206,9 @@ def decode_entry(raw):
         e.manifest = read.take(read.number("I"))
     elif e.kind == INVITED:
         e.name, e.secret_digest = read.text(NAME_SIZE), read.take(32)
-        e.expires_ms = read.number("Q")
+        e.expires_ms, e.role = read.number("Q"), read.number("B")
+        if e.role > 1:
+            raise Untrue(f"there is no role {e.role}")
     elif e.kind == ADDED:
         e.site, e.name = read.number("I"), read.text(NAME_SIZE)
         e.public_key, e.secret_digest = read.take(32), read.take(32)

@@ -8,8 +8,8 @@
  * no such line, is passed over. The file is bounded: where it would grow beyond EVALUATIONS_SIZE it
  * is written anew with the best line and the newer half. Losing it loses the figures alone.
  */
-#ifndef COORDINATOR_EVALUATIONS_H
-#define COORDINATOR_EVALUATIONS_H
+#ifndef RUN_EVALUATIONS_H
+#define RUN_EVALUATIONS_H
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -1,6 +1,6 @@
 /* The log of held-out losses: what is written is read back, damage costs a line and no more, and
  * the file is bounded without losing the best. */
-#include "coordinator/evaluations.h"
+#include "run/evaluations.h"
 
 #include <stdio.h>
 #include <stdlib.h>

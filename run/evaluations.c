@@ -1,5 +1,5 @@
-/* The log of held-out losses (coordinator/evaluations.h). */
-#include "coordinator/evaluations.h"
+/* The log of held-out losses (run/evaluations.h). */
+#include "run/evaluations.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,5 +1,5 @@
-/* Held-out losses while the run goes on (coordinator/evaluator.h). */
-#include "coordinator/evaluator.h"
+/* Held-out losses while the run goes on (run/evaluator.h). */
+#include "run/evaluator.h"
 
 #include <math.h>
 #include <pthread.h>

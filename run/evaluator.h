@@ -4,7 +4,7 @@
  * The model's thread lends it theta after a step; it is copied, and this thread alone evaluates the
  * copy. Who comes while it is at work waits, in one place: a newer version takes an older one's, so
  * the model's thread never waits for it, and the newest version is always evaluated in the end.
- * Each result goes to the log of coordinator/evaluations.h.
+ * Each result goes to the log of run/evaluations.h.
  *
  * The best version can be exported (`atollctl model export --at best`): the ledger and its
  * payloads are all kept, so any version is read from the snapshot before it and replay.
@@ -14,10 +14,10 @@
  *
  * Memory beside the model's: theta once more, and a trainer without gradients.
  */
-#ifndef COORDINATOR_EVALUATOR_H
-#define COORDINATOR_EVALUATOR_H
+#ifndef RUN_EVALUATOR_H
+#define RUN_EVALUATOR_H
 
-#include "coordinator/evaluations.h"
+#include "run/evaluations.h"
 
 struct evaluator;
 struct manifest;
