@@ -99,6 +99,8 @@ void presence_hear(struct coordinator_state *state, uint32_t site, struct instan
         presence->idle_ms = presence_active_ms(state, now);
         presence->came_ms = presence->idle_ms;
         presence->has_offered = false;
+        presence->offers = 0;
+        presence->offered_round_ms = 0;
     }
     presence->heard = true;
     presence->heard_ms = now.monotonic_ms;

@@ -9,9 +9,12 @@
  * Time counts from the first offer of the last one, not from when there was room for it: who had to
  * come again has trained meanwhile.
  *
- * The time of a round is measured between the first offers of contributions (presence). Until there
- * are two, it is the time from when the site came to its first offer, be it refused as stale; until
- * then, of a site that sends heartbeats, a guess. Who only follows has no rounds.
+ * The time of a round is measured between the first offers of contributions that were accepted
+ * (presence). Until there are two of those, it is the time between the last two offers of a
+ * fragment, be they refused as stale: a site that is starved by a flood has no others, and what it
+ * had made before it came says nothing. Until there are two offers, it is the time from when the
+ * site came to its first one; until then, of a site that sends heartbeats, a guess. Who only
+ * follows has no rounds.
  */
 #include <stdlib.h>
 
@@ -30,6 +33,7 @@ enum {
 static uint64_t round_ms(const struct coordinator_state *state, const struct presence *presence,
                          struct instant now) {
     if (presence->rounds > 0) return (uint64_t)(presence->steps_ms / presence->rounds);
+    if (presence->offered_round_ms > 0) return presence->offered_round_ms;
     if (presence->has_offered) return presence->first_round_ms;
     uint64_t here_ms = presence_active_ms(state, now) - presence->came_ms;
     return presence->beats && here_ms < GUESS_HOLDS_MS ? GUESSED_ROUND_MS : 0;
@@ -85,10 +89,21 @@ void rate_note_accepted(struct coordinator_state *state, uint32_t site, uint32_t
 }
 
 /* Once its signature was found right, whatever else became of it. */
-void rate_note_offer(struct coordinator_state *state, uint32_t site, struct instant now) {
-    struct presence *presence = presence_of(state, site);
-    if (!presence || presence->has_offered) return;
-    presence->has_offered = true;
-    uint64_t since_ms = presence_active_ms(state, now) - presence->came_ms;
-    presence->first_round_ms = MIN(since_ms, (uint64_t)GUESS_HOLDS_MS);
+void rate_note_offer(struct coordinator_state *state, const struct contribution *contribution,
+                     struct instant now) {
+    struct presence *presence = presence_of(state, contribution->site);
+    if (!presence) return;
+    uint64_t active_ms = presence_active_ms(state, now);
+    if (!presence->has_offered) {
+        presence->has_offered = true;
+        presence->first_round_ms = MIN(active_ms - presence->came_ms, (uint64_t)GUESS_HOLDS_MS);
+    }
+    uint64_t bit = UINT64_C(1) << contribution->fragment;
+    if (presence->offers != 0 && contribution->sequence == presence->newest_offer) return;
+    presence->newest_offer = contribution->sequence;
+    uint64_t *offer_ms = &presence->offer_ms[contribution->fragment];
+    if (presence->offers & bit)
+        presence->offered_round_ms = MIN(active_ms - *offer_ms, (uint64_t)GUESS_HOLDS_MS);
+    presence->offers |= bit;
+    *offer_ms = active_ms;
 }

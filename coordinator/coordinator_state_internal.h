@@ -93,8 +93,11 @@ struct presence { /* of site number i + 1 */
     uint64_t came_ms;
     bool has_offered; /* since it came */
     uint64_t first_round_ms;
-    uint64_t offered_first_ms;             /* of its newest contribution */
-    uint64_t accepted;                     /* bit f: a contribution of that fragment was, and ... */
+    /* ... of each fragment, the bits: when the newest message of it was offered first */
+    uint64_t offers, offer_ms[FRAGMENTS_LIMIT], newest_offer;
+    uint64_t offered_round_ms; /* between the last two of a fragment; 0: there were no two */
+    uint64_t offered_first_ms; /* of its newest contribution */
+    uint64_t accepted;         /* bit f: a contribution of that fragment was, and ... */
     uint64_t accepted_ms[FRAGMENTS_LIMIT]; /* ... counts as of then */
 };
 
@@ -211,7 +214,8 @@ uint64_t rate_too_soon(struct coordinator_state *state, uint32_t site, uint32_t 
                        struct instant now);
 void rate_note_accepted(struct coordinator_state *state, uint32_t site, uint32_t fragment,
                         struct instant now);
-void rate_note_offer(struct coordinator_state *state, uint32_t site, struct instant now);
+void rate_note_offer(struct coordinator_state *state, const struct contribution *contribution,
+                     struct instant now);
 
 /* coordinator_steps.c */
 void steps_consider(struct coordinator_state *state, struct instant now,

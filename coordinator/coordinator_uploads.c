@@ -133,6 +133,7 @@ static const char *make_room(struct coordinator_state *state, uint32_t site,
     MARK("upload: all places are taken");
     struct admitted *other = gives_way(state, own);
     if (!other) return "as many uploads as the coordinator takes at once are under way";
+    MARK("upload: who has most makes room for who has few");
     if (other->call)
         uploads_refuse(state, other->call, REFUSED_BUSY,
                        "a site with fewer uploads under way needs the place: this goes on later",
@@ -205,7 +206,9 @@ void uploads_submit_open(struct coordinator_state *state, const struct coordinat
     }
     if (code == ACCEPTED || code == REFUSED_REBASE) {
         presence_hear(state, fresh.site, now);
-        rate_note_offer(state, fresh.site, now);
+        if (contribution_decode(bytes_of(fresh.header, sizeof fresh.header), &fresh.contribution,
+                                NULL) == OK)
+            rate_note_offer(state, &fresh.contribution, now);
     }
     if (code != ACCEPTED) {
         uploads_refuse(state, event->call, code, why.message, out);

@@ -174,6 +174,9 @@ static bool fragment_due(const struct node_state *state, uint32_t fragment) {
     return waits_for_merge(state) && is_waited_for(state, fragment);
 }
 
+/* What is beyond the cap would be refused, so the base goes forward first. Once: where the run goes
+ * on faster than a base moves, a site that waited for it would never offer anything; and it is by
+ * what is offered, refused or not, that the coordinator knows how often the others may. */
 void node_rounds_begin(struct node_state *state, struct node_actions *out) {
     if (!run_takes_contributions(state) || state->catching_up || state->leaving ||
         state->link == LINK_FETCHING)
@@ -183,11 +186,15 @@ void node_rounds_begin(struct node_state *state, struct node_actions *out) {
         if (!fragment_due(state, fragment) || slot->moving) continue;
         if (message_under_way(state)) return;
         if (run_state_staleness(state->run, fragment, slot->base_version) >
-            run_state_staleness_cap(state->run, fragment, slot->base_version)) {
+                run_state_staleness_cap(state->run, fragment, slot->base_version) &&
+            !slot->caught_up) {
             MARK("slot: its base is beyond the cap");
-            if (replica_is_known(state)) advance(state, fragment, out);
+            if (!replica_is_known(state)) continue;
+            slot->caught_up = true;
+            advance(state, fragment, out);
             continue;
         }
+        slot->caught_up = false;
         MARK("slot: snapshot");
         if ((int64_t)state->steps - slot->steps_mark < (int64_t)node_inner_steps_now(state))
             MARK("slot: snapshot early, others wait for the fragment");

@@ -20,8 +20,9 @@ struct slot { /* a fragment's round */
     bool in_ledger; /* our entry is at `index` */
     uint64_t index;
     uint64_t base_version;
-    bool baseless; /* the base of the message in flight is gone: nothing to follow from */
-    bool moving;   /* an order to go to another base is under way */
+    bool caught_up; /* its base went forward since the last snapshot, from beyond the cap */
+    bool baseless;  /* the base of the message in flight is gone: nothing to follow from */
+    bool moving;    /* an order to go to another base is under way */
     enum node_action_kind owed; /* the order after it; 0: none */
     uint64_t followed_at;       /* the trainer's count when the base last moved */
     int64_t steps_mark; /* the trainer's count at the last snapshot (below 0 at first: staggered) */

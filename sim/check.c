@@ -77,6 +77,13 @@ uint64_t check_merged(const struct check *check, uint32_t site) {
     return site < CHECK_SITES ? check->merged[site] : 0;
 }
 
+uint32_t check_contributed(const struct check *check, uint32_t site, uint32_t fragment) {
+    return site < CHECK_SITES ? check->contributed[site][fragment] : 0;
+}
+uint32_t check_presence_entries(const struct check *check, uint32_t site) {
+    return site < CHECK_SITES ? check->presence_entries[site] : 0;
+}
+
 /* ---- entries --------------------------------------------------------------------------------- */
 
 static int by_value(const void *a, const void *b) {
@@ -160,6 +167,8 @@ static void take_contribution(struct check *check, const struct ledger_entry *en
     if (is_hostile_input(check, digest))
         world_fail(world, "admission", "entry %llu is a contribution that was malformed on purpose",
                    llu(check->size));
+    if (!(c.norm <= 0x1p64))
+        world_fail(world, "admission", "entry %llu has a norm of %g", llu(check->size), c.norm);
     if (!disk_blob_find(check->disk, c.payload_digest))
         world_fail(world, "I1", "entry %llu is durable and its payload is not", llu(check->size));
     check->last_sequence[c.site] = c.sequence;
@@ -169,6 +178,7 @@ static void take_contribution(struct check *check, const struct ledger_entry *en
                                           .norm = c.norm,
                                           .limit = norm_limit(check, c.fragment)};
     memcpy(record->digest, digest, DIGEST_SIZE);
+    check->contributed[c.site][c.fragment]++;
     note_norm(check, &c, entry->time_ms);
     world->tally.contributions++;
 }
@@ -286,6 +296,10 @@ static void take_entry(struct check *check, struct bytes raw) {
         take_contribution(check, entry, record);
     } else if (entry->kind == LEDGER_STEP) {
         take_step(check, entry);
+    } else if ((entry->kind == LEDGER_SITE_AWAY || entry->kind == LEDGER_SITE_BACK ||
+                entry->kind == LEDGER_SITE_LEFT) &&
+               entry->presence.site < CHECK_SITES) {
+        check->presence_entries[entry->presence.site]++;
     } else if (entry->kind == LEDGER_GENESIS) {
         check->inner_steps = check->scenario->manifest.inner.inner_steps;
     } else if (entry->kind == LEDGER_INNER_STEPS) {
@@ -330,6 +344,19 @@ void check_coordinator_restarted(struct check *check) {
         }
         world_fail(check->world, "I1", "entry %llu was acknowledged and is not in the ledger",
                    llu(kept->index));
+    }
+}
+
+void check_snapshot(struct check *check, uint64_t version, uint64_t ledger_size,
+                    uint64_t payloads_from) {
+    for (uint64_t i = 0; i < MIN(MIN(payloads_from, ledger_size), check->size); i++) {
+        const struct check_contribution *c = &check->entries[i];
+        if (c->site == 0 || c->dropped || (c->merged && c->version <= version)) continue;
+        world_fail(check->world, "snapshot",
+                   "a snapshot of version %llu says that no payload before entry %llu is needed, "
+                   "and entry %llu waits to be merged",
+                   llu(version), llu(payloads_from), llu(i));
+        return;
     }
 }
 

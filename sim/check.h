@@ -44,6 +44,9 @@ void check_destroy(struct check *check);
 /* --- the coordinator --- */
 void check_ledger_grew(struct check *check); /* the disk has more entries than before */
 void check_coordinator_restarted(struct check *check);
+/* A snapshot of that version and ledger is written: who loads it needs no payload before. */
+void check_snapshot(struct check *check, uint64_t version, uint64_t ledger_size,
+                    uint64_t payloads_from);
 /* The coordinator (or a site: who) computed this root. */
 void check_root(struct check *check, const char *who, uint64_t version,
                 const uint8_t root[static DIGEST_SIZE]);
@@ -101,6 +104,9 @@ void check_waits(struct check *check, const char *who, bool overlap, bool waits_
 const struct run_state *check_run(const struct check *check); /* of the durable ledger */
 /* contributions of the site in steps so far */
 uint64_t check_merged(const struct check *check, uint32_t site);
+/* its contributions of the fragment in the ledger, and its entries of coming and going */
+uint32_t check_contributed(const struct check *check, uint32_t site, uint32_t fragment);
+uint32_t check_presence_entries(const struct check *check, uint32_t site);
 /* Replays the whole ledger with every signature and compares. */
 void check_end(struct check *check);
 

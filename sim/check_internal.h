@@ -62,6 +62,7 @@ struct check {
     bool was_alone; /* a site was the only member: what it tells counts */
     uint64_t last_sequence[CHECK_SITES], merged[CHECK_SITES];
     bool revoked[CHECK_SITES];
+    uint32_t contributed[CHECK_SITES][FRAGMENTS_LIMIT], presence_entries[CHECK_SITES];
     uint8_t (*hostile_input)[DIGEST_SIZE];
     size_t hostile_input_count;
     struct check_acknowledged *acknowledged;

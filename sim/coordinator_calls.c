@@ -64,11 +64,22 @@ static struct simulated_call *call_begin(struct coordinator *coordinator, uint32
 
 /* ---- Submit ---------------------------------------------------------------------------------- */
 
+/* One site has a quarter of the places at most. */
+static void check_places(const struct coordinator *coordinator, uint32_t site) {
+    uint32_t limit = coordinator->setup.scenario->uploads_limit, count = 0;
+    for (size_t i = 0; i < coordinator->call_count; i++)
+        count += coordinator->calls[i].admitted && coordinator->calls[i].site == site;
+    if (count > MAX(limit / 4, 1))
+        world_fail(coordinator->world, "places", "site %u has %u of %u places", site, count, limit);
+}
+
 void coordinator_admit(struct coordinator *coordinator, const struct coordinator_action *action) {
-    const struct simulated_call *call = coordinator_call(coordinator, action->call);
+    struct simulated_call *call = coordinator_call(coordinator, action->call);
     struct message credit = {.kind = MESSAGE_CREDIT, .b = coordinator->setup.scenario->chunk_limit};
     if (!call) return;
     uint32_t stream = call->stream;
+    call->admitted = !action->supply;
+    check_places(coordinator, call->site);
     if (transfers_admit(coordinator->transfers, action->call, &action->contribution, action->supply,
                         coordinator_now(coordinator).monotonic_ms, &credit.a) == TRANSFER_CREDIT)
         network_send(coordinator->setup.network, stream, false, &credit);

@@ -15,6 +15,7 @@ struct simulated_call {
     uint64_t number;
     uint32_t stream, site;
     enum message_kind kind; /* that opened it */
+    bool admitted;          /* a Submit that has a place */
     uint8_t header[CONTRIBUTION_HEADER_SIZE], signature[SIGNATURE_SIZE];
     /* Follow */
     uint64_t next, payloads_from, head_size;

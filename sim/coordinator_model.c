@@ -93,6 +93,8 @@ static void write_snapshot(struct coordinator *coordinator, const struct model_s
                    (unsigned long long)coordinator->model.version);
         return;
     }
+    check_snapshot(coordinator->check, snapshot->version, snapshot->ledger_size,
+                   snapshot->payloads_from);
     if (model_work_snapshot(&coordinator->work, snapshot, &error) != OK)
         world_trace(coordinator->world, "coordinator  a snapshot is not written: %.80s",
                     error.message);

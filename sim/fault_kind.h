@@ -36,6 +36,7 @@ enum fault_kind {
     FAULT_STRAY_ANSWER, /* a coordinator that has been superseded goes on: it answers from a ledger
                            of its own */
     FAULT_BYZANTINE_SITE,    /* a site sends what must be refused */
+    FAULT_CHANGED_CLIENT,    /* an enrolled site asks for as much as it can get */
     FAULT_FALSE_COORDINATOR, /* somebody answers a site with what no honest coordinator says */
     FAULT_HOSTILE_INPUT,     /* a stranger offers bytes to every parser */
     FAULT_THEFT,             /* somebody else uses a site's invitation first */

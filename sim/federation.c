@@ -32,6 +32,7 @@ static void on_start(void *context, struct event *event) {
     if (f->put_back[process]) (void)site_put_back(f->sites[process]);
     if (f->wipe[process]) site_wipe(f->sites[process]);
     f->put_back[process] = f->wipe[process] = false;
+    if (!f->fault_phase && site_boot_changed(f->sites[process])) return;
     site_boot(f->sites[process]);
 }
 
@@ -90,6 +91,7 @@ static void on_coordinator_stopped(void *context, const char *message) {
 static void on_site_left(void *context, uint32_t process) {
     struct federation *f = context;
     world_trace(&f->world, "%-12s has left", site_name(f->sites[process]));
+    f->left++;
     f->world.processes[process].doomed = true;
 }
 
@@ -266,6 +268,8 @@ static void calm(struct federation *f) {
         f->world.processes[process].dies_at_write = 0;
         process_thaw(&f->world, process);
         process_set_clock(&f->world, process, 0, (int64_t)world_between(&f->world, 0, 6000) - 3000);
+        if (f->scenario.site[process].changed)
+            federation_go_down(f, process, "a changed client takes its place");
         if (!f->world.processes[process].alive) {
             f->returning[process] = false;
             federation_start_later(f, process, world_below(&f->world, SECOND));
@@ -286,6 +290,7 @@ static void check_inner_steps(struct federation *f) {
     if (!s->overlap && s->manifest.fragments > 1) return;
     bool all_honest = true;
     for (uint32_t i = 1; i <= f->site_count; i++) {
+        all_honest &= !s->site[i].changed;
         if (!site_core(f->sites[i])) continue;
         all_honest &= federation_is_honest(f, i);
         slowest = MAX(slowest, s->site[i].step_us);
@@ -350,6 +355,61 @@ static void check_counted(struct federation *f) {
                    f->gone[wrong] ? "counts" : "does not count");
 }
 
+static bool is_steady(const struct federation *f, uint32_t process) {
+    const struct node_state *core = site_core(f->sites[process]);
+    const struct run_site *site =
+        core ? run_state_site(check_run(f->check), site_number(f->sites[process])) : NULL;
+    return federation_is_honest(f, process) && site && site->presence == SITE_PRESENT &&
+           node_state_linked(core);
+}
+
+/* Nothing is lost any more: nobody who is up and counts is away, not even between two heartbeats.
+ */
+static void check_steady(struct federation *f) {
+    uint32_t before[PROCESS_LIMIT];
+    bool was_steady[PROCESS_LIMIT];
+    for (uint32_t i = 1; i <= f->site_count; i++) {
+        was_steady[i] = is_steady(f, i);
+        before[i] = check_presence_entries(f->check, site_number(f->sites[i]));
+    }
+    if (!run_until(f, f->world.now + 3 * f->scenario.heartbeat_ms * MS)) return;
+    for (uint32_t i = 1; i <= f->site_count; i++) {
+        if (was_steady[i] && is_steady(f, i) &&
+            check_presence_entries(f->check, site_number(f->sites[i])) != before[i])
+            world_fail(&f->world, "presence", "%s is up and beats, and was away in the ledger",
+                       site_name(f->sites[i]));
+    }
+}
+
+static uint32_t site_in(const struct federation *f, enum slot_phase phase) {
+    for (uint32_t i = 1; i <= f->site_count; i++) {
+        const struct node_state *core = site_core(f->sites[i]);
+        for (uint32_t at = 0; core && at < f->scenario.manifest.fragments; at++)
+            if (federation_is_honest(f, i) && node_state_slot(core, at) == phase) return i;
+    }
+    return 0;
+}
+
+/* The run is paused where a site has a message under way, which nobody takes now. */
+static void check_leaves_paused(struct federation *f) {
+    uint64_t until = f->world.now + 20 * SECOND * f->scenario.pace;
+    while (!site_in(f, SLOT_UPLOADING) && f->world.now < until)
+        if (!run_until(f, f->world.now + 5 * MS * f->scenario.pace)) return;
+    if (!coordinator_run(f->coordinator)) return;
+    federation_pause(f);
+    if (!run_until(f, f->world.now + 3 * SECOND)) return;
+    uint32_t site = site_in(f, SLOT_BACKOFF), left = f->left;
+    if (site && run_state_phase(check_run(f->check)) == RUN_PAUSED && site_leave(f->sites[site])) {
+        until = f->world.now + (4 * f->scenario.heartbeat_ms + 20000) * MS;
+        while (f->left == left && f->world.now < until)
+            if (!run_until(f, f->world.now + 100 * MS * f->scenario.pace)) return;
+        if (f->left == left)
+            world_fail(&f->world, "leave", "%s does not leave a run that is paused",
+                       site_name(f->sites[site]));
+    }
+    f->pause_wanted = false;
+}
+
 /* Somebody fast has left, or one of several may tell any number of steps. */
 static bool speeds_are_asked(const struct federation *f) {
     const struct scenario *s = &f->scenario;
@@ -401,6 +461,71 @@ static void wait_for_merges(struct federation *f) {
     if (late) fail_liveness(f, late);
 }
 
+/* ---- a changed client ------------------------------------------------------------------------ */
+
+static int by_count(const void *a, const void *b) {
+    uint32_t left = *(const uint32_t *)a, right = *(const uint32_t *)b;
+    return (left > right) - (left < right);
+}
+
+static bool may_be_counted(const struct federation *f, uint32_t process) {
+    uint32_t number = site_number(f->sites[process]);
+    const struct run_site *site = number ? run_state_site(check_run(f->check), number) : NULL;
+    return site && !site->revoked;
+}
+
+/* Contributions of fragment 0 since `before`: of the upper of two middle honest sites. */
+static uint32_t usual_count(const struct federation *f, const uint32_t *before) {
+    uint32_t counts[PROCESS_LIMIT], count = 0;
+    for (uint32_t i = 1; i <= f->site_count; i++) {
+        if (!federation_is_honest(f, i) || !may_be_counted(f, i) || !site_core(f->sites[i]))
+            continue;
+        counts[count++] = check_contributed(f->check, site_number(f->sites[i]), 0) - before[i];
+    }
+    qsort(counts, count, sizeof counts[0], by_count);
+    return count ? counts[count / 2] : UINT32_MAX;
+}
+
+/* One that floods has no more than its share in the ledger, by what the others make of the time. */
+static void check_flood(struct federation *f, uint32_t process) {
+    const struct scenario *s = &f->scenario;
+    uint64_t slowest = 0;
+    uint32_t before[PROCESS_LIMIT], number = site_number(f->sites[process]);
+    for (uint32_t i = 1; i <= f->site_count; i++) slowest = MAX(slowest, s->site[i].step_us);
+    uint64_t round = run_state_inner_steps(check_run(f->check)) * slowest;
+    if (!run_until(f, f->world.now + 4 * round)) return;
+    for (uint32_t i = 1; i <= f->site_count; i++)
+        before[i] = check_contributed(f->check, site_number(f->sites[i]), 0);
+    if (!run_until(f, f->world.now + 8 * round)) return;
+    uint32_t usual = usual_count(f, before),
+             made = check_contributed(f->check, number, 0) - before[process];
+    if (usual != UINT32_MAX && made > 16 * (usual + 1))
+        world_fail(&f->world, "rate", "%s has %u contributions where others have %u",
+                   site_name(f->sites[process]), made, usual);
+}
+
+/* The ledger has at once as many entries of coming and going as it may, and then one at a time. */
+static void check_coming_and_going(struct federation *f, uint32_t process) {
+    enum { AT_ONCE = 4, TIMES = 12 };
+    uint64_t apart = scenario_apart_ms(&f->scenario) * MS;
+    uint32_t number = site_number(f->sites[process]),
+             before = check_presence_entries(f->check, number);
+    if (!run_until(f, f->world.now + TIMES * apart)) return;
+    uint32_t made = check_presence_entries(f->check, number) - before;
+    if (made > AT_ONCE + TIMES + 1)
+        world_fail(&f->world, "presence", "%s has %u entries of coming and going in %llu ms",
+                   site_name(f->sites[process]), made, (unsigned long long)(TIMES * apart / MS));
+}
+
+static void check_changed(struct federation *f) {
+    for (uint32_t i = 1; i <= f->site_count && !f->world.failed && !is_over(f); i++) {
+        enum changed_client_kind kind = f->scenario.site[i].changed;
+        if (site_core(f->sites[i]) || !may_be_counted(f, i)) continue;
+        if (kind == CHANGED_FLOODS) check_flood(f, i);
+        if (kind == CHANGED_COMES_AND_GOES) check_coming_and_going(f, i);
+    }
+}
+
 static uint32_t unfinished(const struct federation *f) {
     for (uint32_t process = 1; process <= f->site_count; process++) {
         if (site_number(f->sites[process]) == 0) continue; /* the run was over before it came */
@@ -449,8 +574,12 @@ void federation_run(const struct federation_options *options, struct federation_
     bool fine = run_until(f, f->scenario.fault_phase_us);
     if (fine) calm(f);
     if (fine) wait_for_merges(f);
+    if (!f->world.failed) check_changed(f);
     if (!f->world.failed && speeds_are_asked(f) && !is_over(f)) check_inner_steps(f);
     if (!f->world.failed && !is_over(f)) check_counted(f);
+    if (!f->world.failed && !is_over(f) && f->scenario.beats_late) check_steady(f);
+    if (!f->world.failed && !is_over(f) && random_hash(options->seed, UINT64_C(0x1eaf)) % 8 == 0)
+        check_leaves_paused(f);
     if (!f->world.failed && (f->scenario.stop_at_end || is_over(f))) stop_run(f);
     if (!f->world.failed) compare_replicas(f);
     if (!f->world.failed) check_end(f->check);

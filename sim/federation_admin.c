@@ -152,7 +152,8 @@ void federation_on_admin(void *context, struct event *event) {
         if (f->revoking[process] && site && !site->revoked) revoke(f, process);
         now = coordinator_run(f->coordinator);
     }
-    if (now && (!f->fault_phase || run_state_is_spent(now)) && run_state_phase(now) == RUN_PAUSED)
+    if (now && !f->pause_wanted && (!f->fault_phase || run_state_is_spent(now)) &&
+        run_state_phase(now) == RUN_PAUSED)
         resume(f, now);
     now = coordinator_run(f->coordinator);
     if (now && f->stop_wanted && run_state_phase(now) != RUN_STOPPED)
@@ -220,26 +221,36 @@ static void order_revocation(struct federation *f, uint32_t process) {
     revoke(f, process);
 }
 
-/* Rules that no check here keeps a book of its own of. */
-static void order_rule(struct federation *f) {
-    static const char *const rules[][2] = {{"merge.quorum", "1"},
+/* Rules that no check here keeps a book of its own of; the first ones change what a step does. */
+enum { RULES_OF_STEPS = 5 };
+
+static void order_rule_of(struct federation *f, bool of_steps) {
+    static const char *const rules[][2] = {{"outer.learning_rate", "auto"},
+                                           {"outer.learning_rate", "0.5"},
+                                           {"outer.period", "auto"},
+                                           {"outer.period", "1"},
+                                           {"merge.staleness_weight", "polynomial"},
+                                           {"merge.quorum", "1"},
                                            {"merge.quorum", "3"},
                                            {"merge.staleness_cap", "2"},
                                            {"merge.staleness_cap", "40"},
                                            {"merge.staleness_cap", "auto"},
                                            {"inner.inner_steps", "5"},
-                                           {"outer.learning_rate", "auto"},
-                                           {"outer.learning_rate", "0.5"},
-                                           {"outer.period", "auto"},
-                                           {"outer.period", "1"},
-                                           {"merge.staleness_weight", "polynomial"},
                                            {"model.hidden", "3"},
                                            {"merge.quorum", "none"}};
     struct coordinator_event event = {.admin.order = ORDER_RULE};
-    uint64_t at = world_luck_below(&f->world, COUNT_OF(rules));
+    uint64_t at = world_luck_below(&f->world, of_steps ? RULES_OF_STEPS : COUNT_OF(rules));
+    if (f->scenario.site[f->scenario.sites].changed == CHANGED_FLOODS &&
+        strcmp(rules[at][0], "merge.staleness_cap") == 0)
+        return; /* as in sim/scenario.c */
     snprintf(event.admin.key, sizeof event.admin.key, "%s", rules[at][0]);
     snprintf(event.admin.value, sizeof event.admin.value, "%s", rules[at][1]);
     order(f, &event, "sets a rule");
+}
+
+static void order_rule_of_steps(struct federation *f, uint32_t process) {
+    (void)process;
+    order_rule_of(f, true);
 }
 
 void federation_on_order(void *context, struct event *event) {
@@ -258,8 +269,10 @@ void federation_on_order(void *context, struct event *event) {
         plain_order(f, ORDER_RESUME, "resume");
     else if (kind < 7)
         plain_order(f, ORDER_INNER_STEPS, "inner steps");
-    else if (kind >= 14 && kind < 16)
-        order_rule(f);
+    else if (kind == 14)
+        order_rule_of(f, false);
+    else if (kind == 15)
+        federation_at_moment(f, federation_is_stepping, order_rule_of_steps, process);
     else if (kind < 9)
         federation_at_moment(f, federation_is_stepping, order_snapshot, process);
     else if (kind < 12)
@@ -270,6 +283,11 @@ void federation_on_order(void *context, struct event *event) {
              f->world.now > f->scenario.fault_phase_us / 3)
         federation_at_moment(f, in_step ? federation_is_stepping : federation_is_submitting,
                              order_revocation, process);
+}
+
+void federation_pause(struct federation *f) {
+    f->pause_wanted = true;
+    plain_order(f, ORDER_PAUSE, "pause");
 }
 
 void federation_invite_latecomer(struct federation *f) {

@@ -124,21 +124,28 @@ static void on_crash(void *context, struct event *event) {
     }
 }
 
-/* The last token is spent for good, and that the run pauses is not. */
-static bool is_ending(const struct federation *f) {
-    const struct run_state *durable = check_run(f->check);
-    return run_state_phase(durable) == RUN_ACTIVE && run_state_is_spent(durable);
-}
-
-static void on_spending(void *context, struct event *event) {
+/* Crashes where a restart has most to put together. */
+static void on_look(void *context, struct event *event) {
     struct federation *f = context;
     (void)event;
-    if (!f->fault_phase || run_state_phase(check_run(f->check)) == RUN_STOPPED) return;
-    if (!is_ending(f) || !f->world.processes[COORDINATOR].alive) {
-        world_post(&f->world, 8 * MS, NO_PROCESS, on_spending, f, NULL);
-    } else if (world_fault(&f->world, FAULT_COORDINATOR_CRASH, COORDINATOR)) {
-        crash(f, COORDINATOR);
+    if (!f->fault_phase) return;
+    world_post(&f->world, 20 * MS * f->scenario.pace, NO_PROCESS, on_look, f, NULL);
+    for (uint32_t i = 1; i <= f->site_count; i++) {
+        for (unsigned moment = 0; moment < MOMENT_COUNT; moment++) {
+            if (f->struck[moment] >= STRIKES || !f->world.processes[i].alive ||
+                !site_is_at(f->sites[i], (enum site_moment)moment) ||
+                !world_fault(&f->world, FAULT_SITE_CRASH, i))
+                continue;
+            f->struck[moment]++;
+            crash(f, i);
+        }
     }
+}
+
+static void on_crossing(void *context, struct event *event) {
+    struct federation *f = context;
+    (void)event;
+    federation_at_moment(f, is_crossed, crash_all, 1);
 }
 
 static void on_partition(void *context, struct event *event) {
@@ -251,7 +258,8 @@ static void flip_waiting(struct federation *f, uint32_t process) {
 }
 
 static bool may_lie(const struct federation *f, uint32_t site) {
-    return f->scenario.site[site].faulty && f->world.processes[site].alive && !f->halted[site];
+    return site == f->scenario.sites && f->scenario.every.lie && f->scenario.site[site].faulty &&
+           f->world.processes[site].alive && !f->halted[site];
 }
 
 static bool flip_at_coordinator(struct federation *f, bool record) {
@@ -345,24 +353,82 @@ static void on_byzantine_coordinator(void *context, struct event *event) {
         world_fail(&f->world, "trust", "%s", error.message);
 }
 
-static void on_hostile_input(void *context, struct event *event) {
-    struct federation *f = context;
+static void offer_hostile_input(struct federation *f, enum hostile_input_kind kind,
+                                uint32_t process, bool whole) {
     struct error error = {0};
-    (void)event;
-    if (!federation_again(f, f->scenario.every.hostile_input, on_hostile_input)) return;
-    uint32_t process = federation_planned_site(f);
-    enum hostile_input_kind kind =
-        (enum hostile_input_kind)world_plan(&f->world, 0, HOSTILE_COUNT - 1);
     struct hostile_input input = {.world = &f->world,
                                   .scenario = &f->scenario,
                                   .ledger = coordinator_disk(f->coordinator),
                                   .key = f->keys[COORDINATOR],
                                   .stranger = f->keys[process],
-                                  .initial = f->initial};
+                                  .initial = f->initial,
+                                  .whole = whole};
     if (!world_fault(&f->world, FAULT_HOSTILE_INPUT, process)) return;
     f->world.tally.hostile_input[kind]++;
     if (!hostile_input_offer(&input, kind, &error))
         world_fail(&f->world, "malformed", "%s: %s", hostile_input_name(kind), error.message);
+}
+
+static void on_hostile_input(void *context, struct event *event) {
+    struct federation *f = context;
+    (void)event;
+    if (!federation_again(f, f->scenario.every.hostile_input, on_hostile_input)) return;
+    uint32_t process = federation_planned_site(f);
+    enum hostile_input_kind kind =
+        (enum hostile_input_kind)world_plan(&f->world, 0, HOSTILE_COUNT - 1);
+    offer_hostile_input(f, kind, process, false);
+}
+
+/* The last token is spent: an old copy may end right behind the contribution that spent it. The
+ * entry by which the run pauses is durable together with that, so no crash comes between them. */
+static void on_spending(void *context, struct event *event) {
+    struct federation *f = context;
+    (void)event;
+    if (!f->fault_phase) return;
+    if (!run_state_is_spent(check_run(f->check)))
+        world_post(&f->world, 100 * MS, NO_PROCESS, on_spending, f, NULL);
+    else
+        offer_hostile_input(f, HOSTILE_COORDINATOR_EVENT, 1, true);
+}
+
+/* A payload of the newest step is damaged everywhere, and the coordinator falls: it starts behind,
+ * and is behind when a person puts the payload back. */
+static bool damage_newest_step(struct federation *f) {
+    struct disk *disk = coordinator_disk(f->coordinator);
+    struct ledger_entry *entry = xmalloc(sizeof *entry);
+    struct contribution c;
+    uint64_t at = disk->entry_count;
+    bool found = false;
+    while (!found && at-- > 0)
+        found = ledger_entry_decode(buffer_bytes(&disk->entries[at]), entry, NULL) == OK &&
+                entry->kind == LEDGER_STEP;
+    found = found &&
+            ledger_entry_decode(buffer_bytes(&disk->entries[entry->step.parts[0].index]), entry,
+                                NULL) == OK &&
+            contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), &c,
+                                NULL) == OK &&
+            disk_flip(disk, c.payload_digest);
+    for (uint32_t site = 1; found && site <= f->site_count; site++)
+        site_flip_payload(f->sites[site], c.payload_digest);
+    free(entry);
+    return found;
+}
+
+static bool is_up(const struct federation *f, uint32_t process) {
+    return f->world.processes[process].alive &&
+           !disk_has_damaged_record(coordinator_disk(f->coordinator));
+}
+
+static void fall_behind(struct federation *f, uint32_t process) {
+    if (!is_up(f, process) || !world_fault(&f->world, FAULT_FLIPPED_BLOB, process)) return;
+    if (damage_newest_step(f) && world_fault(&f->world, FAULT_COORDINATOR_CRASH, process))
+        crash(f, process);
+}
+
+static void on_late_damage(void *context, struct event *event) {
+    struct federation *f = context;
+    (void)event;
+    federation_at_moment(f, is_up, fall_behind, COORDINATOR);
 }
 
 static void on_takeover(void *context, struct event *event) {
@@ -452,8 +518,15 @@ void federation_begin_fault_phase(struct federation *f) {
                         {s->every.byzantine_coordinator, on_byzantine_coordinator},
                         {s->every.hostile_input, on_hostile_input}};
     f->world.write_failures = s->write_failures;
-    if (s->manifest.token_budget && f->world.seed % 2 == 0)
-        world_post(&f->world, 0, NO_PROCESS, on_spending, f, NULL);
+    if (s->every.crash) world_post(&f->world, 0, NO_PROCESS, on_look, f, NULL);
+    uint64_t late = s->fault_phase_us - 8 * SECOND * MIN(s->pace, 4u);
+    if (s->manifest.merge.grace_ms == UINT64_MAX && !s->overlap && s->manifest.fragments > 1) {
+        world_post(&f->world, s->fault_phase_us / 2, NO_PROCESS, on_crossing, f, NULL);
+        world_post(&f->world, late, NO_PROCESS, on_crossing, f, NULL);
+    }
+    if (s->manifest.token_budget) world_post(&f->world, 0, NO_PROCESS, on_spending, f, NULL);
+    if (random_hash(f->world.seed, UINT64_C(0x1a7e)) % 6 == 0)
+        world_post(&f->world, late, NO_PROCESS, on_late_damage, f, NULL);
     for (size_t i = 0; i < COUNT_OF(faults); i++) {
         if (faults[i].every) (void)federation_again(f, faults[i].every, faults[i].run);
     }

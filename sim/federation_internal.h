@@ -8,6 +8,8 @@
 #include "sim/federation.h"
 #include "sim/site.h"
 
+enum { STRIKES = 3 /* of each kind */ };
+
 struct federation {
     struct world world;
     struct scenario scenario;
@@ -21,11 +23,13 @@ struct federation {
     uint8_t secrets[PROCESS_LIMIT][DIGEST_SIZE];
     uint64_t invited_from[PROCESS_LIMIT]; /* world time from which the admin invites it */
     bool revoking[PROCESS_LIMIT], halted[PROCESS_LIMIT], returning[PROCESS_LIMIT];
-    unsigned named_damaged;   /* payloads that a liar named as soon as they were damaged */
-    bool wipe[PROCESS_LIMIT]; /* its disk did not bring it back, or it is to be lost */
+    unsigned named_damaged;        /* payloads that a liar named as soon as they were damaged */
+    unsigned struck[MOMENT_COUNT]; /* crashes at such a moment */
+    bool wipe[PROCESS_LIMIT];      /* its disk did not bring it back, or it is to be lost */
     bool put_back[PROCESS_LIMIT];
     bool gone[PROCESS_LIMIT]; /* for good */
-    bool fault_phase, stop_wanted;
+    bool fault_phase, stop_wanted, pause_wanted;
+    uint32_t left; /* sites that have left, each time */
 };
 
 bool federation_is_absent(const struct federation *f, uint32_t process);
@@ -51,7 +55,8 @@ federation_is federation_is_stepping, federation_is_receiving, federation_is_sub
 /* --- federation_admin.c --- */
 /* the admin's aims, looked after until the durable ledger shows them */
 event_handler federation_on_admin;
-event_handler federation_on_order; /* an order at a random moment */
+event_handler federation_on_order;           /* an order at a random moment */
+void federation_pause(struct federation *f); /* until pause_wanted is taken back */
 /* Somebody who was invited comes when the run is over. */
 void federation_invite_latecomer(struct federation *f);
 void federation_latecomer_attempts(struct federation *f);

@@ -85,6 +85,7 @@ bool hostile_input_offer(const struct hostile_input *input, enum hostile_input_k
     struct offer offer = {.input = input, .error = error};
     random_init(&offer.random, random_hash(world_luck_below(input->world, UINT64_MAX), kind));
     uint64_t size = 1 + offer_below(&offer, input->ledger->entry_count);
+    if (input->whole) size = input->ledger->entry_count;
     offer.run = offer_run(&offer, size);
     kinds[kind].run(&offer);
     run_state_destroy(offer.run);

@@ -39,6 +39,7 @@ struct hostile_input { /* borrowed */
     struct disk *ledger; /* the coordinator's: durable entries and payloads */
     const struct key_pair *key, *stranger;
     const float *initial;
+    bool whole; /* of the ledger as it is, not of a prefix that is drawn */
 };
 
 /* False, with the story: something was taken that must not be. */

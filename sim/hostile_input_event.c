@@ -252,6 +252,18 @@ static void offer_old_copy(struct offer *offer, const struct coordinator_state *
     node_state_destroy(ahead);
 }
 
+/* The copy may end right behind the contribution that spent the last token. */
+static uint64_t where_it_is_cut(struct offer *offer) {
+    uint64_t size = run_state_size(offer->run), at = 0;
+    if (offer->input->scenario->manifest.token_budget == 0 || !run_state_is_spent(offer->run))
+        return size;
+    struct run_state *run = run_state_create();
+    while (at < size && !(run_state_has_genesis(run) && run_state_is_spent(run)))
+        MUST(run_state_apply(run, buffer_bytes(&offer->input->ledger->entries[at++]), true, NULL));
+    run_state_destroy(run);
+    return at;
+}
+
 void offer_coordinator_event(struct offer *offer) {
     static const char *const names[] = {"late", "islet", "No Name", "site-1", "site-2"};
     struct coordinator_options options = {.key = offer->input->key,
@@ -260,7 +272,11 @@ void offer_coordinator_event(struct offer *offer) {
                                           .presence_ms = 900,
                                           .retry_ms = 200,
                                           .new_epoch = true};
-    uint64_t cut = run_state_size(offer->run), last = 0;
+    uint64_t cut = where_it_is_cut(offer), last = 0;
+    if (cut != run_state_size(offer->run)) {
+        run_state_destroy(offer->run);
+        offer->run = offer_run(offer, cut);
+    }
     uint32_t sites = run_state_site_count(offer->run);
     struct coordinator_state *state = coordinator_state_create(&options, offer_run(offer, cut));
     struct coordinator_actions actions = {0};
@@ -268,6 +284,10 @@ void offer_coordinator_event(struct offer *offer) {
     coordinator_state_start(state, (struct instant){1, 1}, &actions);
     claim(offer, run_state_epoch(coordinator_state_run(state)) == run_state_epoch(offer->run) + 1,
           "a new epoch does not begin");
+    claim(offer,
+          !run_state_is_spent(coordinator_state_run(state)) ||
+              run_state_phase(coordinator_state_run(state)) != RUN_ACTIVE,
+          "a run whose tokens are spent goes on");
     struct coordinator_event durable = {.kind = COORDINATOR_COMMITTED};
     for (size_t i = 0; i < actions.count; i++) {
         if (actions.items[i].kind == DO_COMMIT) durable.committed.commit = actions.items[i].commit;

@@ -396,6 +396,19 @@ void offer_delta(struct offer *offer) {
 
 /* ---- submissions ----------------------------------------------------------------------------- */
 
+static void revoke(struct run_state *run, uint32_t site) {
+    struct ledger_entry *entry = xcalloc(1, sizeof *entry);
+    struct buffer raw = {0};
+    entry->kind = LEDGER_SITE_REVOKED;
+    entry->epoch = run_state_epoch(run);
+    entry->revoked.site = site;
+    snprintf(entry->revoked.reason, sizeof entry->revoked.reason, "because");
+    ledger_entry_encode(entry, &raw);
+    MUST(run_state_apply(run, buffer_bytes(&raw), true, NULL));
+    buffer_deinit(&raw);
+    free(entry);
+}
+
 void offer_submission(struct offer *offer) {
     const struct scenario *scenario = offer->input->scenario;
     struct ledger_entry *entry = xmalloc(sizeof *entry);
@@ -422,6 +435,9 @@ void offer_submission(struct offer *offer) {
         code = admission_header(before, c.site, header, signature, &limits, &read, NULL);
         claim(offer, limits.max_payload != 9 || code != ACCEPTED,
               "a payload that is too long is taken");
+        revoke(before, c.site);
+        code = admission_header(before, c.site, header, signature, &limits, &read, NULL);
+        claim(offer, code != ACCEPTED, "a revoked site is let in");
         run_state_destroy(before);
         const struct buffer *payload = disk_blob_find(offer->input->ledger, c.payload_digest);
         if (!payload || !disk_blob_is_whole(offer->input->ledger, c.payload_digest))

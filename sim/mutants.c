@@ -174,6 +174,28 @@ const struct mutant mutants[] = {
      "coordinator/coordinator_uploads.c",
      "    presence->uploading--;\n    *upload", "    presence->uploading -= "
      "MUTATED(\"place_given_back_twice\") ? 2 : 1;\n    *upload"},
+    {"rate_unbounded", "a site may contribute as often as it likes",
+     "coordinator/coordinator_rate.c",
+     "    if (since_ms >= least_ms) return 0;",
+     "    if (since_ms >= least_ms || MUTATED(\"rate_unbounded\")) return 0;"},
+    {"rate_of_its_own", "how often a site may contribute follows from what it does itself",
+     "coordinator/coordinator_rate.c",
+     "        if (other == site || !coord", "        if ((other == site) != "
+     "MUTATED(\"rate_of_its_own\") || !coord"},
+    {"offers_say_nothing", "who is refused as stale again and again does not say how long a round "
+     "is", "coordinator/coordinator_rate.c",
+     "    if (presence->offered_round_ms > 0) return",
+     "    if (presence->offered_round_ms > 0 && !MUTATED(\"offers_say_nothing\")) return"},
+    {"nobody_gives_way", "who has most uploads under way makes no room for who has few",
+     "coordinator/coordinator_uploads.c",
+     "    struct admitted *other = gives_way(state, own);",
+     "    struct admitted *other = MUTATED(\"nobody_gives_way\") ? NULL : gives_way(state, own);"},
+    {"all_places_for_one", "one site may have all places", "coordinator/coordinator_uploads.c",
+     "    if (own >= MAX(limit / 4, 1))", "    if (own >= (MUTATED(\"all_places_for_one\") ? "
+     "limit : MAX(limit / 4, 1)))"},
+    {"comes_and_goes", "a site may come and go as often as it likes",
+     "coordinator/coordinator_presence.c", "    if (now.monotonic_ms < due) {",
+     "    if (now.monotonic_ms < due && !MUTATED(\"comes_and_goes\")) {"},
     {"commit_kept", "the newest of the commits that are durable stays in the table",
      "coordinator/coordinator_state.c",
      "    state->commit_count -= count;\n", "    state->commit_count -= MUTATED(\"commit_kept\") "
@@ -333,6 +355,18 @@ const struct mutant mutants[] = {
     {"sequence_forgotten", "a restart forgets which numbers were used", "node/node_state.c",
      "    state->sequence = options->last_sequence;",
      "    state->sequence = MUTATED(\"sequence_forgotten\") ? 0 : options->last_sequence;"},
+    {"waits_beyond_the_cap", "a site whose base stays beyond the cap offers nothing",
+     "node/node_rounds.c", "            !slot->caught_up) {",
+     "            (!slot->caught_up || MUTATED(\"waits_beyond_the_cap\"))) {"},
+    {"leaves_no_paused_run", "a site does not leave while the run is paused", "node/node_rounds.c",
+     "        if (phase == SLOT_BACKOFF && run_state_phase(state->run) == RUN_PAUSED) continue;",
+     "        if (phase == SLOT_BACKOFF && run_state_phase(state->run) == RUN_PAUSED && "
+     "!MUTATED(\"leaves_no_paused_run\")) continue;"},
+    {"beats_too_seldom", "a site beats as seldom as its operator says, whatever the run's "
+     "away_after", "node/node_link.c",
+     "               run_state_manifest(state->run)->merge.away_after_ms / 3);",
+     "               MUTATED(\"beats_too_seldom\") ? UINT64_MAX : "
+     "run_state_manifest(state->run)->merge.away_after_ms / 3);"},
     {"stub_unchecked", "a stub is taken for whatever of that number is here",
      "node/journal_entries.c",
      "    if (stub->header == 0 || ", "    if (stub->header == 0 || MUTATED(\"stub_unchecked\") "

@@ -33,8 +33,10 @@ static void draw_manifest(struct scenario *s, struct world *world) {
     static const char *const expiries[] = {"0", "1d", "10s"}; /* clocks are up to 6 s apart */
     bool sparse = world_chance(world, 0.55);
     uint64_t fragments = world_chance(world, 0.5) ? 1 : world_between(world, 2, 4);
+    if (s->hoards) fragments = MAX(fragments, 2);
     /* all must come, and one of them may be revoked */
     bool forever = s->overlap ? is_one_in(world, UINT64_C(0xf04e), 8) : world_chance(world, 0.6);
+    forever &= !s->hoards;
     bool everybody = forever || is_one_in(world, UINT64_C(0xa110), 3);
     uint64_t some = forever ? 0 : world_between(world, 1, s->sites);
     uint64_t quorum = everybody ? s->sites : some;
@@ -118,6 +120,21 @@ static uint64_t now_and_then(const struct scenario *s, struct world *world, doub
     return on ? every : 0;
 }
 
+static void draw_changed(struct scenario *s, struct world *world) {
+    struct site_scenario *liar = &s->site[s->sites];
+    uint64_t what = random_hash(world->seed, UINT64_C(0xf100d)) % 4;
+    if (what < 2 && s->overlap) liar->changed = CHANGED_FLOODS;
+    /* below twice the eight that one site may make in a round, it may make others' stale */
+    if (liar->changed == CHANGED_FLOODS && s->manifest.merge.staleness_cap < 16)
+        s->manifest.merge.staleness_cap = MANIFEST_AUTO;
+    if (what == 0 && s->overlap) { /* where no merge waits for others, either */
+        s->manifest.merge.quorum = 1;
+        s->manifest.merge.grace_ms = s->manifest.merge.warmup_grace_ms = 0;
+    }
+    if (what == 2) liar->changed = CHANGED_COMES_AND_GOES;
+    liar->boasts &= liar->changed == CHANGED_NOT;
+}
+
 static void draw_faults(struct scenario *s, struct world *world) {
     s->every.crash = now_and_then(s, world, 0.7, 3, 15);
     s->crash_at_write = random_unit(&world->random);
@@ -136,7 +153,18 @@ static void draw_faults(struct scenario *s, struct world *world) {
         s->site[s->sites].faulty = true;
         s->site[s->sites].boasts = is_one_in(world, UINT64_C(0xb0a5), 3);
         s->every.lie = now_and_then(s, world, 1, 0, 2) + 100 * MS;
+        draw_changed(s, world);
     }
+}
+
+/* One site has a quarter of the places at most: four of them leave none. */
+static void draw_hoarders(struct scenario *s) {
+    for (uint32_t i = s->sites - HOARDERS + 1; i <= s->sites; i++)
+        s->site[i] = (struct site_scenario){
+            .faulty = true, .changed = CHANGED_HOARDS, .step_us = s->site[i].step_us};
+    s->every.lie = 0;
+    s->guest = 0;
+    s->uploads_limit = 2 * HOARDERS;
 }
 
 static uint64_t draw_pace(struct world *world) {
@@ -152,6 +180,8 @@ static uint32_t draw_sites(struct world *world) {
 void scenario_draw(struct scenario *s, struct world *world, uint32_t sites) {
     memset(s, 0, sizeof *s);
     uint32_t drawn = draw_sites(world);
+    s->hoards = sites == 0 && is_one_in(world, UINT64_C(0x40a4d), 16);
+    if (s->hoards) drawn = MAX(drawn, HOARDERS + 2u);
     s->sites = sites ? MIN(sites, (uint32_t)SITES_MOST) : drawn;
     s->spares = world_chance(world, 0.3) ? 0 : (uint32_t)world_between(world, 1, SPARE_SITES);
     s->overlap = world_chance(world, 0.75);
@@ -177,11 +207,20 @@ void scenario_draw(struct scenario *s, struct world *world, uint32_t sites) {
     s->heartbeat_ms = world_between(world, 1000, 5000) * s->pace;
     s->presence_ms = 3 * s->heartbeat_ms;
     s->manifest.merge.away_after_ms = s->heartbeat_ms * world_between(world, 15, 30) / 10;
+    s->beats_late = s->pace >= 4 && is_one_in(world, UINT64_C(0xbea7), 4);
+    if (s->beats_late) s->manifest.merge.away_after_ms = s->heartbeat_ms * 2 / 3;
     s->uploads_limit = (uint32_t)(world_chance(world, 0.2) ? 1 : world_between(world, 2, 16));
     s->chunk_limit = (uint32_t)world_between(world, 64, 8192);
     s->nominal_payload = s->parameters * sizeof(float) / world_between(world, 1, 12);
+    s->loads = is_one_in(world, UINT64_C(0x10ad), 4);
+    if (s->loads) s->nominal_payload = UINT64_C(1) << 30;
     s->stop_at_end = world_chance(world, 0.3);
     s->follow_interval = world_chance(world, 0.7) ? 1 : (uint32_t)world_between(world, 2, 12);
+    if (s->hoards) draw_hoarders(s);
+}
+
+uint64_t scenario_apart_ms(const struct scenario *scenario) {
+    return MIN(scenario->manifest.merge.away_after_ms / 4, UINT64_C(10000));
 }
 
 void scenario_describe(const struct scenario *s, char *out, size_t size) {

@@ -7,10 +7,19 @@
 #include "fed/manifest.h"
 #include "sim/network.h"
 
-enum { SITES_MOST = 16, SPARE_SITES = 2 /* invited while the run goes on */ };
+enum { SITES_MOST = 16, SPARE_SITES = 2 /* invited while the run goes on */, HOARDERS = 4 };
+
+/* What a faulty site's changed client asks for in the calm (sim/site_changed.c). */
+enum changed_client_kind {
+    CHANGED_NOT = 0,
+    CHANGED_FLOODS,         /* contributions one after another, as fast as they are answered */
+    CHANGED_COMES_AND_GOES, /* heartbeats: it is there, it leaves, it is there */
+    CHANGED_HOARDS          /* uploads that it opens and does not go on with */
+};
 
 struct site_scenario {
     bool faulty;
+    enum changed_client_kind changed;
     bool boasts;      /* faulty, and tells more steps than can be to the end */
     uint64_t step_us; /* an inner step */
 };
@@ -21,7 +30,7 @@ struct scenario {
     uint32_t guest;         /* a spare that is fast and leaves for good; 0: none */
     uint32_t sites, spares; /* of the spares the admin invites one now and then */
     struct site_scenario site[SITES_MOST + SPARE_SITES + 1]; /* by process number */
-    bool overlap;
+    bool overlap, hoards; /* hoards: the last HOARDERS sites do */
     uint32_t follow_interval;
     uint64_t pace; /* training, timers and faults are so many times slower than at 1, the network is
                       not: a round of 1 to 100 s */
@@ -38,11 +47,15 @@ struct scenario {
     uint32_t uploads_limit, chunk_limit;
     uint64_t nominal_payload; /* what sites take a missed step to cost: small ones load snapshots
                                  seldom */
+    bool beats_late;          /* the interval of its settings is longer than the run's away_after */
+    bool loads;               /* a site that has missed a step takes a snapshot of the run */
     bool stop_at_end;
 };
 
 /* sites 0: drawn too. */
 void scenario_draw(struct scenario *scenario, struct world *world, uint32_t sites);
+/* How far apart one site's entries of coming and going are, once some came at once. */
+uint64_t scenario_apart_ms(const struct scenario *scenario);
 /* One line for people. */
 void scenario_describe(const struct scenario *scenario, char *out, size_t size);
 

@@ -50,6 +50,7 @@ static void forget(struct simulated_site *site) {
     site->running = false;
     node_actions_clear(&site->actions);
     site_trainer_clear(site);
+    site_changed_clear(site);
     site_link_clear(site);
     memset(site->told_until, 0, sizeof site->told_until);
 }
@@ -338,8 +339,8 @@ static struct trained trained_of(const struct simulated_site *site, uint32_t fra
     return trained;
 }
 
-/* Where the base of a message is gone the core hears of it at each start, until the message is over.
- * In dense mode a base is rebuilt. */
+/* Where the base of a message is gone the core hears of it at each start, until the message is
+ * over. In dense mode a base is rebuilt. */
 static void check_baseless(const struct simulated_site *site, const struct restored *restored) {
     for (size_t i = 0; i < restored->spooled_count; i++) {
         const struct node_spooled *spooled = &restored->spooled[i];
@@ -422,6 +423,9 @@ void site_enter(struct simulated_site *site) {
                 site->name, (unsigned long long)site->disk.entry_count,
                 (unsigned long long)site->replica.global.version, restored.spooled_count);
     site->capture_at = site->world->now + scenario->checkpoint_us;
+    /* one that is made while the message is still under way */
+    for (uint32_t f = 0; f < scenario->manifest.fragments; f++)
+        if (site->own.baseless[f]) site->capture_at = site->world->now;
     for (uint32_t f = 0; f < scenario->manifest.fragments; f++)
         node_state_resume(site->state, f, &site->marks[f].progress);
     node_state_start(site->state, site->replica.global.version, restored.spooled,
@@ -432,6 +436,28 @@ void site_enter(struct simulated_site *site) {
     for (uint64_t i = restored.entries; i < site->disk.entry_count; i++)
         step(site, &(struct node_event){.kind = NODE_ENTRY,
                                         .bytes = buffer_bytes(&site->disk.entries[i])});
+}
+
+bool site_is_at(const struct simulated_site *site, enum site_moment moment) {
+    if (!site->running) return false;
+    const struct journal_checkpoint *checkpoint = journal_checkpoint(site->journal);
+    for (uint32_t f = 0; moment == MOMENT_UNDER_WAY && f < site->replica.fragments; f++)
+        if (site->setup.scenario->loads && node_state_slot(site->state, f) == SLOT_ACCEPTED)
+            return true;
+    for (uint32_t f = 0; checkpoint && f < site->replica.fragments; f++) {
+        const struct journal_round *round = journal_round(site->journal, f);
+        if (!round) continue;
+        bool kept = checkpoint->fragment[f].in_flight == round->sequence &&
+                    checkpoint->snapshot.size > 0,
+             lost = checkpoint->version > round->base_version &&
+                    checkpoint->fragment[f].base_version != round->base_version;
+        if (moment == MOMENT_REFUSED && !round->in_flight && round->refused && kept) return true;
+        if (moment == MOMENT_LEFT && round->in_flight && !kept && lost && site->replica.feedback)
+            return true;
+        if (moment == MOMENT_BASELESS && round->in_flight && kept && site->own.baseless[f])
+            return true;
+    }
+    return false;
 }
 
 bool site_leave(struct simulated_site *site) {

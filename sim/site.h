@@ -71,6 +71,16 @@ const struct disk *site_disk(const struct simulated_site *site);
 bool site_has_damaged_record(const struct simulated_site *site);
 bool site_has_disk(const struct simulated_site *site); /* it was running once */
 
+/* Moments at which a crash hurts most. */
+enum site_moment {
+    MOMENT_REFUSED,   /* what was refused is over, and the checkpoint has it in flight */
+    MOMENT_LEFT,      /* a message in flight has a base that no restart brings back */
+    MOMENT_BASELESS,  /* the same, and a checkpoint was made since such a restart */
+    MOMENT_UNDER_WAY, /* a message is, and what is missed comes as a snapshot of the run */
+    MOMENT_COUNT
+};
+bool site_is_at(const struct simulated_site *site, enum site_moment moment);
+
 void site_boot(struct simulated_site *site);
 void site_die(struct simulated_site *site);
 /* Its operator takes it out of the run. False: it is not up. */
@@ -82,6 +92,9 @@ void site_closed(struct simulated_site *site, uint32_t stream);
  * none. */
 void site_misbehave(struct simulated_site *site, const struct run_state *run,
                     const struct ledger_entry *victim);
+/* In the place of its own program a changed client starts (sim/site_changed.c). False: it has
+ * none, or is not enrolled. */
+bool site_boot_changed(struct simulated_site *site);
 /* It sends one that is in order, except that it tells more inner steps than can be. */
 void site_boast(struct simulated_site *site, const struct run_state *run);
 /* The same, with another site's payload as its own. */

@@ -81,24 +81,24 @@ static void fill_delta(struct world *world, enum byzantine_site kind, float *del
 
 /* A header that would be in order, with a payload of its own. */
 static void honest_header(struct simulated_site *site, enum byzantine_site kind,
-                          const struct run_state *run, struct contribution *c,
+                          const struct run_state *run, uint32_t fragment, struct contribution *c,
                           struct buffer *payload) {
     const struct scenario *scenario = site->setup.scenario;
     const struct run_site *own = run_state_site(run, site->number);
     uint64_t start, count, skipped = world_luck_below(site->world, 2);
-    *c = (struct contribution){
-        .protocol = PROTOCOL_VERSION,
-        .codec = scenario->manifest.codec.kind,
-        .epoch = run_state_epoch(run),
-        .site = site->number,
-        .fragment = (uint32_t)world_luck_below(site->world, scenario->manifest.fragments),
-        .sequence = own->last_sequence + 1 + skipped,
-        .base_version = run_state_version(run),
-        .inner_steps = 3,
-        .tokens = 10,
-        .loss = 2,
-        .compute_share = 0.5f,
-        .signed_at_ms = process_wall_ms(site->world, COORDINATOR)};
+    payload->size = 0;
+    *c = (struct contribution){.protocol = PROTOCOL_VERSION,
+                               .codec = scenario->manifest.codec.kind,
+                               .epoch = run_state_epoch(run),
+                               .site = site->number,
+                               .fragment = fragment,
+                               .sequence = own->last_sequence + 1 + skipped,
+                               .base_version = run_state_version(run),
+                               .inner_steps = 3,
+                               .tokens = 10,
+                               .loss = 2,
+                               .compute_share = 0.5f,
+                               .signed_at_ms = process_wall_ms(site->world, COORDINATOR)};
     memcpy(c->run_id, run_state_run_id(run), RUN_ID_SIZE);
     memcpy(c->layout_digest, run_state_layout_digest(run), DIGEST_SIZE);
     memcpy(c->manifest_digest, run_state_manifest_digest(run), DIGEST_SIZE);
@@ -123,6 +123,12 @@ static void honest_header(struct simulated_site *site, enum byzantine_site kind,
 static void seal_payload(struct contribution *c, const struct buffer *payload) {
     c->payload_size = payload->size;
     digest_sha256(payload->data, payload->size, c->payload_digest);
+}
+
+void site_make_contribution(struct simulated_site *site, const struct run_state *run,
+                            uint32_t fragment, struct contribution *out, struct buffer *payload) {
+    honest_header(site, BYZANTINE_COUNT, run, fragment, out, payload);
+    seal_payload(out, payload);
 }
 
 /* long: a flat switch with a case per lie.
@@ -293,7 +299,9 @@ static void tell_lie(struct simulated_site *site, enum byzantine_site kind,
     struct contribution c;
     uint8_t header[CONTRIBUTION_HEADER_SIZE], signature[SIGNATURE_SIZE];
     struct lie *lie = xcalloc(1, sizeof *lie);
-    honest_header(site, kind, run, &c, &lie->payload);
+    uint32_t fragments = site->setup.scenario->manifest.fragments;
+    honest_header(site, kind, run, (uint32_t)world_luck_below(site->world, fragments), &c,
+                  &lie->payload);
     seal_payload(&c, &lie->payload);
     bool told = bend_header(site, kind, run, &c) &&
                 bend_payload(site, kind, victim, &c, &lie->payload) &&

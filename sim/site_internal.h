@@ -1,6 +1,7 @@
 /* The inside of the simulated site: site.c (life, the core's events and actions), site_trainer.c,
  * site_keeper.c (the keeper's queue, and the books around it), site_progress.c (the books of its
- * own progress), site_disk.c, site_link.c (the network), site_byzantine.c (bad manners). */
+ * own progress), site_disk.c, site_link.c (the network), site_byzantine.c (bad manners),
+ * site_changed.c (a client that asks for too much). */
 #ifndef SIM_SITE_INTERNAL_H
 #define SIM_SITE_INTERNAL_H
 
@@ -68,6 +69,13 @@ struct upload_order {
 
 enum downlink_phase { DOWN_IDLE, DOWN_KNOCKING, DOWN_ASKING, DOWN_FETCHING, DOWN_FOLLOWING };
 
+struct changed_client {
+    bool runs, leaving;
+    uint64_t instance;
+    uint32_t pulse, stream[FRAGMENTS_LIMIT]; /* 0: none; stream: of the fragment's Submit */
+    struct buffer payload[FRAGMENTS_LIMIT];
+};
+
 struct simulated_site {
     struct site_setup setup;
     struct world *world;
@@ -130,6 +138,7 @@ struct simulated_site {
     struct upload_order uploads[2 * FRAGMENTS_LIMIT];
     size_t upload_count;
     uint32_t upload_stream; /* 0: none under way */
+    struct changed_client changed;
 };
 
 struct instant site_now(const struct simulated_site *site);
@@ -166,6 +175,17 @@ void site_keeper_start(struct simulated_site *site, uint64_t payloads_from);
 /* takes its bytes and its capture */
 void site_job(struct simulated_site *site, const struct keeper_job *job);
 void site_keeper_clear(struct simulated_site *site);
+
+/* site_changed.c */
+void site_changed_message(struct simulated_site *site, uint32_t stream,
+                          const struct message *message);
+void site_changed_closed(struct simulated_site *site, uint32_t stream);
+void site_changed_clear(struct simulated_site *site);
+
+/* site_byzantine.c */
+/* A contribution in order, with numbers made up; replaces *payload's content. */
+void site_make_contribution(struct simulated_site *site, const struct run_state *run,
+                            uint32_t fragment, struct contribution *out, struct buffer *payload);
 
 /* site_disk.c */
 void site_disk_init(struct simulated_site *site);

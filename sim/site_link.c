@@ -580,6 +580,8 @@ void site_message(struct simulated_site *site, uint32_t stream, const struct mes
     if (process_is_doomed(site->world, site->setup.process) || stream == 0) return;
     if (stream == site->join_stream) {
         joined(site, message);
+    } else if (site->changed.runs) {
+        site_changed_message(site, stream, message);
     } else if (!site->running) {
         return;
     } else if (stream == site->down_stream) {
@@ -599,6 +601,8 @@ void site_closed(struct simulated_site *site, uint32_t stream) {
     if (process_is_doomed(site->world, site->setup.process) || stream == 0) return;
     if (stream == site->join_stream) {
         join_again(site);
+    } else if (site->changed.runs) {
+        site_changed_closed(site, stream);
     } else if (!site->running) {
         return;
     } else if (stream == site->down_stream) {

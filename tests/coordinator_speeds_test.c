@@ -510,6 +510,27 @@ TEST(who_was_refused_as_stale_still_says_how_long_a_round_is) {
     shell_close(s);
 }
 
+/* What they had made before they came was offered at once; then each offer is refused as stale. */
+TEST(who_is_refused_as_stale_again_and_again_still_says_how_long_a_round_is) {
+    struct shell *s = shell_open(FLOODED, 3);
+    for (uint32_t site = 1; site <= 3; site++) shell_heartbeat(s, site);
+    uint32_t made = 0;
+    for (int round = 0; round < 3; round++) {
+        for (uint32_t site = 1; site <= 2; site++) {
+            struct contribution c = fixture_contribution(s->f, site, 0, 0, s->payload);
+            c.sequence += (uint64_t)round;
+            c.signed_at_ms = s->now.wall_ms;
+            struct ledger_entry header = fixture_signed(s->f, &c, s->f->keys[site]);
+            uint64_t call = shell_submit(s, site, &header);
+            if (round > 0) EXPECT_REFUSAL(s, call, REFUSED_REBASE);
+        }
+        made = flood(s, 3, 3, 8000);
+        if (round == 0) CHECK(made > 16);
+    }
+    CHECK(made >= 7 && made <= 9);
+    shell_close(s);
+}
+
 TEST(nobody_waits_for_those_who_only_follow_or_have_left) {
     struct shell *s = shell_open(FLOODED, 2);
     give(s, 2, 0, 40);

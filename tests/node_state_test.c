@@ -329,6 +329,40 @@ TEST(versions_that_come_faster_than_the_interval_are_followed_in_one_move) {
     site_close(site);
 }
 
+/* Somebody makes versions faster than a base moves: the coordinator has to hear from this site, or
+ * it never knows how long a round is. */
+TEST(a_base_that_stays_beyond_the_cap_goes_forward_once_and_then_the_round_is_offered) {
+    struct fixture *f = fixture_open("merge: {quorum: 1, grace: 10s, warmup_steps: 0, "
+                                     "staleness_cap: 1}\ninner.inner_steps: 10\n",
+                                     4096);
+    fixture_sites(f, 2);
+    uint64_t own = fixture_contribute(f, 1, 0, 0, 1);
+    struct started *site = site_open_following(f, true, 0, 1, own, 1000);
+    fixture_step(f, 0, 1);
+    step_comes(site);
+    moved(site, 0, 1);
+    CHECK_EQUAL(node_state_slot(site->state, 0), SLOT_TRAINING);
+    for (uint64_t version = 1; version <= 2; version++) {
+        fixture_contribute(f, 2, 0, version, 1);
+        entry_comes(site, f->entry_count - 1);
+        fixture_step(f, 0, 1);
+        step_comes(site);
+    }
+    progress(site, 12);
+    CHECK_EQUAL(count(site, NODE_DO_ADVANCE), 1);
+    CHECK(!find(site, NODE_DO_SNAPSHOT));
+    for (uint64_t version = 3; version <= 4; version++) {
+        fixture_contribute(f, 2, 0, version, 1);
+        entry_comes(site, f->entry_count - 1);
+        fixture_step(f, 0, 1);
+        step_comes(site);
+    }
+    moved(site, 0, 3);
+    CHECK(!find(site, NODE_DO_ADVANCE));
+    CHECK_EQUAL(count(site, NODE_DO_SNAPSHOT), 1);
+    site_close(site);
+}
+
 TEST(with_overlap_off_a_site_that_waits_follows_at_once) {
     struct fixture *f = fixture_open(ALONE, 4096);
     fixture_sites(f, 2);
