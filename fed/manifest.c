@@ -232,9 +232,14 @@ enum status manifest_parse(struct bytes yaml, struct manifest *out, struct error
 /* --- changing --------------------------------------------------------------------------------- */
 
 /* What everybody reads anew for every message, step or heartbeat. The rest is built into what sites
- * and coordinator made at their start: the model, the codec's buffers, the schedule. */
+ * and coordinator made at their start: the model, the optimizer's moments, the codec's buffers. */
 static bool is_changeable(const char *key) {
-    static const char *const keys[] = {"inner.inner_steps",
+    static const char *const keys[] = {"inner.learning_rate",
+                                       "inner.schedule",
+                                       "inner.warmup_tokens",
+                                       "inner.decay_tokens",
+                                       "inner.floor",
+                                       "inner.inner_steps",
                                        "inner.dylu",
                                        "outer.learning_rate",
                                        "outer.period",

@@ -317,6 +317,13 @@ static enum status pool_step(struct trainer *t, const struct data *data, double 
     return OK;
 }
 
+enum status trainer_set_schedule(struct trainer *t, const struct schedule *schedule,
+                                 struct error *error) {
+    TRY(schedule_check(schedule, error));
+    t->options.schedule = *schedule;
+    return OK;
+}
+
 enum status trainer_step(struct trainer *t, const struct data *data, uint64_t run_tokens,
                          struct trainer_result *result, struct error *error) {
     ASSERT(!t->options.forward_only);

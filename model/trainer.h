@@ -123,6 +123,10 @@ MUST_USE enum status trainer_step(struct trainer *trainer, const struct data *da
                                   uint64_t run_tokens, struct trainer_result *result,
                                   struct error *error);
 
+/* Another schedule from the next step on. INVALID names the field. */
+MUST_USE enum status trainer_set_schedule(struct trainer *trainer, const struct schedule *schedule,
+                                          struct error *error);
+
 /* Waits until nothing reads the data of the last step any more, so that they may be closed. */
 void trainer_release_data(struct trainer *trainer);
 

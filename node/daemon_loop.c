@@ -9,6 +9,7 @@
 #include "base/random.h"
 #include "node/daemon_internal.h"
 #include "node/leave.h"
+#include "run/run_model.h"
 
 enum { HEARTBEAT_TIMEOUT_MS = 30000, INCLUSION_MS = 30000 };
 
@@ -233,6 +234,8 @@ static void publish(struct daemon *daemon) {
     report_set_view(daemon->report, &view);
     if (!view.has_run || view.ledger_size == daemon->told_ledger_size || !daemon->training) return;
     daemon->told_ledger_size = view.ledger_size;
+    struct schedule schedule = run_model_schedule(run_state_manifest(run));
+    training_set_schedule(daemon->training, &schedule);
     training_tell_run(daemon->training, view.run_tokens, view.own_tokens,
                       run_state_flow(run, daemon->site->number));
 }

@@ -203,11 +203,14 @@ static void one_step(struct training *training) {
     struct trainer_result result = {0};
     pthread_mutex_lock(&training->lock);
     uint64_t run_tokens = training_run_tokens(training);
+    struct schedule schedule = training->options.schedule;
     pthread_mutex_unlock(&training->lock);
     struct data_position before = trainer_counters(training->options.trainer).position;
     uint64_t from = clock_monotonic_ns();
-    enum status status = trainer_step(training->options.trainer, training->options.data, run_tokens,
-                                      &result, &error);
+    enum status status = trainer_set_schedule(training->options.trainer, &schedule, &error);
+    if (status == OK)
+        status = trainer_step(training->options.trainer, training->options.data, run_tokens,
+                              &result, &error);
     struct data_position after = trainer_counters(training->options.trainer).position;
     /* else it is the data that failed */
     bool moved = after.epoch != before.epoch || after.index != before.index;
@@ -325,6 +328,7 @@ enum status training_start(const struct training_options *options, struct traini
                            struct error *error) {
     struct training *training = xcalloc(1, sizeof *training);
     training->options = *options;
+    training->peak = options->schedule.peak;
     training->wait = NODE_WAIT_START;
     training->figures.loss = (double)NAN;
     training->figures.trainer_steps = options->trainer_steps;
@@ -370,6 +374,12 @@ void training_tell_run(struct training *training, uint64_t tokens, uint64_t own_
     training->run_tokens = tokens;
     training->run_own_tokens = own_tokens;
     training->run_flow = others;
+    pthread_mutex_unlock(&training->lock);
+}
+
+void training_set_schedule(struct training *training, const struct schedule *schedule) {
+    pthread_mutex_lock(&training->lock);
+    training->options.schedule = *schedule;
     pthread_mutex_unlock(&training->lock);
 }
 

@@ -91,6 +91,8 @@ void training_capture(struct training *training);
  * others train meanwhile. */
 void training_tell_run(struct training *training, uint64_t tokens, uint64_t own_tokens,
                        struct run_flow others);
+/* The learning rate's schedule from the next step on: a rule of the run may have changed it. */
+void training_set_schedule(struct training *training, const struct schedule *schedule);
 
 /* The run is over: a trainer that attached is told so. */
 void training_over(struct training *training);

@@ -245,7 +245,6 @@ static void next_request(struct attached *attached) {
  * thread goes on. */
 static bool look_around(struct attached *attached) {
     struct training *training = attached->training;
-    const struct schedule *schedule = &training->options.schedule;
     uint64_t now = clock_monotonic_ns();
     pthread_mutex_lock(&training->lock);
     bool stands = attached->session == 0 || now - attached->step_ns > STANDSTILL_NS;
@@ -254,12 +253,12 @@ static bool look_around(struct attached *attached) {
         training_book(training, false, cause);
         training_note_standstill(training);
     }
-    double rate = (double)schedule_at(schedule, training_run_tokens(training));
+    double rate = (double)schedule_at(&training->options.schedule, training_run_tokens(training));
     bool over = training->over, go_on = !training->stopping;
     bool capture = go_on && training_take_capture(training, attached->session != 0);
     pthread_mutex_unlock(&training->lock);
     border_tell(attached->border, over, training->options.inner_steps,
-                rate / (double)schedule->peak);
+                rate / (double)training->peak);
     if (capture) training_do_capture(training);
     return go_on;
 }

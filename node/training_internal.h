@@ -31,6 +31,7 @@ struct training {
     uint64_t capture_at_ms;
     enum node_wait wait;
     uint64_t until_steps;
+    float peak; /* of the schedule at the start: what an attached trainer's own rate is for */
     uint64_t run_tokens, run_own_tokens, run_own_tokens_first;
     struct run_flow run_flow; /* of the others */
     bool run_told;

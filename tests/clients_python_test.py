@@ -287,7 +287,7 @@ def test_an_invitation_that_was_replaced_or_withdrawn_is_void_to_the_client_too(
         from atoll_client import Connection, Refused, admin, join
         old, new = (run.federation.invite("late")["token"] for _ in range(2))
         follower = run.follow(run.join("python"))
-        assert list(follower.ledger.invited.values()) == ["late"], follower.ledger.invited
+        assert list(follower.ledger.invited.values()) == [("late", 0)], follower.ledger.invited
         with Connection.of_admin(run.address, os.path.join(run.federation.run, "keys")) as root:
             for token in (old, new):
                 if token == new:

@@ -597,7 +597,15 @@ TEST(another_rule_holds_for_the_next_step_and_is_checked_as_the_manifest_is) {
     CHECK_NEAR(planned_step(f, 0, 1).step.rate, 0.5, 0);
     CHECK_EQUAL(run_state_manifest(f->run)->merge.quorum, 7);
     CHECK_EQUAL(run_state_inner_steps(f->run), 12);
-    struct ledger_entry entry = rule(f, "model.hidden", "64");
+    set(f, "inner.learning_rate", "0.0005");
+    set(f, "token_budget", "100000");
+    set(f, "inner.schedule", "cosine");
+    CHECK_EQUAL(run_state_manifest(f->run)->inner.schedule, INNER_COSINE);
+    struct ledger_entry entry = rule(f, "inner.decay_tokens", "0");
+    fixture_append(f, &entry);
+    entry = rule(f, "token_budget", "0");
+    fixture_refused(f, &entry, "needs an end");
+    entry = rule(f, "model.hidden", "64");
     fixture_refused(f, &entry, "holds for the whole run");
     entry = rule(f, "merge.quorom", "2");
     fixture_refused(f, &entry, "did you mean merge.quorum");

@@ -277,6 +277,27 @@ def an_observer_follows_and_evaluates_and_counts_for_nothing(directory):
 
 
 @test
+def another_inner_rate_holds_for_the_next_steps_and_after_a_restart(directory):
+    federation = Federation(PROGRAMS, directory, manifest())
+    federation.start_coordinator()
+    site = federation.add_site("one", *FAST)
+
+    def has_rate(wanted):
+        federation.until(f"a rate of {wanted}", lambda: abs(
+            (site.status().get("learning_rate") or 0) - wanted) < 1e-8, 20 * SLOWDOWN)
+    has_rate(1e-3)
+    federation.ctl("run", "set", "inner.learning_rate", "0.0005", "--reason", "it swings")
+    has_rate(5e-4)
+    site.kill()
+    site.start()
+    trains(federation, 2)
+    has_rate(5e-4)
+    codes = federation.stop_run()
+    equal({name: code for name, code in codes.items() if code != 0}, {}, "exit codes")
+    equal(federation.audit(), [], "the audit")
+
+
+@test
 def a_held_out_text_that_does_not_fit_is_refused_at_the_start(directory):
     federation = Federation(PROGRAMS, directory, manifest())
     short = os.path.join(directory, "short.txt")

@@ -80,6 +80,7 @@ static struct training_options options_of(struct seen *seen) {
     return (struct training_options){.trainer = seen->site.trainer,
                                      .data = seen->site.data,
                                      .replica = &seen->site.replica,
+                                     .schedule = {.peak = 1e-3f},
                                      .throttle = 1,
                                      .keep_optimizer = true,
                                      .handler = {.context = seen,
@@ -157,6 +158,24 @@ TEST(a_round_without_overlap_is_exactly_as_many_steps_as_asked) {
     wait_for(&seen->steps, 8);
     clock_sleep_ms(100);
     CHECK_EQUAL(atomic_load(&seen->steps), 8);
+    end(seen);
+}
+
+TEST(another_schedule_holds_from_the_next_step_on) {
+    struct seen *seen = begin(OUTER_SPARSE);
+    struct training_figures figures;
+    training_train(seen->training, true, NODE_WAIT_NONE, 2);
+    wait_for(&seen->steps, 2);
+    training_figures(seen->training, &figures);
+    CHECK(figures.learning_rate == 1e-3f);
+    struct schedule linear = {
+        .shape = SCHEDULE_LINEAR, .peak = 0.5f, .floor = 0.25f, .total_tokens = 1000000};
+    training_set_schedule(seen->training, &linear);
+    training_tell_run(seen->training, 2000000, 0, (struct run_flow){0}); /* beyond its end */
+    training_train(seen->training, true, NODE_WAIT_NONE, 3);
+    wait_for(&seen->steps, 3);
+    training_figures(seen->training, &figures);
+    CHECK(figures.learning_rate == 0.25f);
     end(seen);
 }
 
