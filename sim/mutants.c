@@ -355,9 +355,6 @@ const struct mutant mutants[] = {
     {"sequence_forgotten", "a restart forgets which numbers were used", "node/node_state.c",
      "    state->sequence = options->last_sequence;",
      "    state->sequence = MUTATED(\"sequence_forgotten\") ? 0 : options->last_sequence;"},
-    {"waits_beyond_the_cap", "a site whose base stays beyond the cap offers nothing",
-     "node/node_rounds.c", "            !slot->caught_up) {",
-     "            (!slot->caught_up || MUTATED(\"waits_beyond_the_cap\"))) {"},
     {"leaves_no_paused_run", "a site does not leave while the run is paused", "node/node_rounds.c",
      "        if (phase == SLOT_BACKOFF && run_state_phase(state->run) == RUN_PAUSED) continue;",
      "        if (phase == SLOT_BACKOFF && run_state_phase(state->run) == RUN_PAUSED && "

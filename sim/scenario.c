@@ -122,6 +122,7 @@ static uint64_t now_and_then(const struct scenario *s, struct world *world, doub
 
 static void draw_changed(struct scenario *s, struct world *world) {
     struct site_scenario *liar = &s->site[s->sites];
+    if (liar->boasts) return; /* that goes on in the calm, too */
     uint64_t what = random_hash(world->seed, UINT64_C(0xf100d)) % 4;
     if (what < 2 && s->overlap) liar->changed = CHANGED_FLOODS;
     /* below twice the eight that one site may make in a round, it may make others' stale */
@@ -132,7 +133,6 @@ static void draw_changed(struct scenario *s, struct world *world) {
         s->manifest.merge.grace_ms = s->manifest.merge.warmup_grace_ms = 0;
     }
     if (what == 2) liar->changed = CHANGED_COMES_AND_GOES;
-    liar->boasts &= liar->changed == CHANGED_NOT;
 }
 
 static void draw_faults(struct scenario *s, struct world *world) {
