@@ -2,6 +2,7 @@
  * and judges the end. */
 #include "sim/federation.h"
 
+#include <float.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -294,7 +295,8 @@ static void check_inner_steps(struct federation *f) {
         if (!site_core(f->sites[i])) continue;
         all_honest &= federation_is_honest(f, i);
         slowest = MAX(slowest, s->site[i].step_us);
-        dylu_note(&rates, 1.0 / (double)s->site[i].step_us);
+        /* a liar may tell any number of steps; then the fastest honest one is the second */
+        dylu_note(&rates, s->site[i].faulty ? DBL_MAX : 1.0 / (double)s->site[i].step_us);
     }
     /* of two that are measured one may tell any number of steps */
     if (rates.count < 4 && !all_honest) return;
