@@ -349,7 +349,7 @@ tests-built: deps-found $(TEST_PROGRAMS) $(if $(CUDA_EMULATION),\
 # It counts calls across folders.
 comma := ,
 COUNTED := digest_sha256 digest_pieces digest_update codec_norm_squared codec_check codec_decode \
-           codec_decode_checked codec_accumulate_checked
+           codec_decode_checked codec_merge_checked
 $(OUT)/tests/coordinator_counts_test: LDFLAGS_ALL += $(addprefix -Wl$(comma)--wrap=,$(COUNTED))
 $(OUT)/tests/%: $(OUT)/tests/%.o $(OUT)/tests/test.o $(LIBRARIES)
 	$(call say,LINK,$@)

@@ -252,42 +252,39 @@ void codec_decode_checked(enum codec codec, struct bytes message, size_t count, 
     walk_checked(codec, message, count, use_decode, out);
 }
 
-struct accumulation {
-    float scale, *sum;
-    uint16_t *senders;
+struct merging {
+    float scale, rate;
+    const struct codec_round *round;
 };
 
-static void use_accumulate(void *context, const struct piece *piece) {
-    struct accumulation *into = context;
-    float *sum = into->sum + piece->first;
-    uint16_t *senders = into->senders ? into->senders + piece->first : NULL;
-    if (piece->sent == piece->size) { /* index is not filled in */
-        elementwise_add_scaled(sum, piece->value, into->scale, piece->size);
-        for (size_t i = 0; senders && i < piece->size; i++) senders[i] = (uint16_t)(senders[i] + 1);
+static void use_merge(void *context, const struct piece *piece) {
+    const struct merging *merge = context;
+    const struct codec_round *round = merge->round;
+    elementwise_scatter_mean(round->theta + piece->first, round->sum + piece->first,
+                             round->senders + piece->first, piece->index, piece->value,
+                             merge->scale, merge->rate, piece->sent);
+}
+
+void codec_merge_checked(enum codec codec, struct bytes message, size_t count, float scale,
+                         float rate, const struct codec_round *round) {
+    ASSERT(codec_is_sparse(codec)); /* a dense piece has no indices */
+    struct merging merge = {scale, rate, round};
+    walk_checked(codec, message, count, use_merge, &merge);
+}
+
+static void use_restore(void *context, const struct piece *piece) {
+    float *e = (float *)context + piece->first;
+    if (piece->sent == piece->size) { /* a dense codec's has no indices */
+        elementwise_add_scaled(e, piece->value, 1.0f, piece->size);
         return;
     }
-    for (size_t j = 0; j < piece->sent; j++) {
-        size_t i = piece->index[j];
-        sum[i] = sum[i] + into->scale * piece->value[j];
-        if (senders) senders[i] = (uint16_t)(senders[i] + 1);
-    }
-}
-
-enum status codec_accumulate(enum codec codec, struct bytes message, size_t count, float scale,
-                             float *sum, uint16_t *senders, struct error *error) {
-    struct accumulation into = {scale, sum, senders};
-    return check_and_walk(codec, message, count, use_accumulate, &into, error);
-}
-
-void codec_accumulate_checked(enum codec codec, struct bytes message, size_t count, float scale,
-                              float *sum, uint16_t *senders) {
-    struct accumulation into = {scale, sum, senders};
-    walk_checked(codec, message, count, use_accumulate, &into);
+    for (size_t j = 0; j < piece->sent; j++)
+        e[piece->index[j]] = e[piece->index[j]] + piece->value[j];
 }
 
 enum status codec_restore(enum codec codec, struct bytes message, size_t count, float *e,
                           struct error *error) {
-    return codec_accumulate(codec, message, count, 1.0f, e, NULL, error);
+    return check_and_walk(codec, message, count, use_restore, e, error);
 }
 
 /* A piece is one of elementwise_norm_squared's blocks, so block by block from the left is its tree.

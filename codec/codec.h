@@ -46,7 +46,7 @@ enum {
     CODEC_HEADER_SIZE = 12,
     CODEC_CHUNK = 4096, /* elements a topk2 chunk; fragments cut at multiples of it compress best */
     CODEC_BLOCK = 128,  /* elements that share a scale in int8 and fp4 */
-    CODEC_MERGE_MAX = UINT16_MAX /* contributions that one array of senders can count */
+    CODEC_ROUND_MAX = UINT16_MAX /* contributions that one array of senders can count */
 };
 #define CODEC_COUNT_MAX                                                                            \
     ((size_t)1 << 40) /* elements a message: refused above, before any arithmetic on it */
@@ -105,16 +105,17 @@ MUST_USE enum status codec_decode(enum codec codec, struct bytes message, size_t
  * walked these bytes for that codec and count: one pass, and nothing to fail. fed/payload.h has the
  * type that says so. */
 void codec_decode_checked(enum codec codec, struct bytes message, size_t count, float *out);
-/* For each coordinate sent, in increasing order: sum[i] = sum[i] + (scale · value); senders[i] += 1
- * unless senders is NULL. Dense codecs send every coordinate. sum and senders are [count], changed
- * only on success. This is how contributions merge: zero both, accumulate up to CODEC_MERGE_MAX
- * messages in ledger order, then elementwise_sgd_mean. */
-MUST_USE enum status codec_accumulate(enum codec codec, struct bytes message, size_t count,
-                                      float scale, float *sum, uint16_t *senders,
-                                      struct error *error);
-/* As codec_decode_checked. */
-void codec_accumulate_checked(enum codec codec, struct bytes message, size_t count, float scale,
-                              float *sum, uint16_t *senders);
+/* What a round of a sparse codec has brought so far, of each coordinate. Arrays are [count]. */
+struct codec_round {
+    float *theta;
+    float *sum;        /* of what was sent, times its scale */
+    uint16_t *senders; /* messages that have the coordinate; CODEC_ROUND_MAX at most in a round */
+};
+/* This is how contributions merge in sparse mode: theta goes to where the mean of the round is with
+ * this message, each coordinate's over those that sent it (elementwise_scatter_mean). As
+ * codec_decode_checked. What was not sent is not touched. */
+void codec_merge_checked(enum codec codec, struct bytes message, size_t count, float scale,
+                         float rate, const struct codec_round *round);
 /* A message of ours was refused or lost: puts its mass back, e = e + decode(message). */
 MUST_USE enum status codec_restore(enum codec codec, struct bytes message, size_t count, float *e,
                                    struct error *error);

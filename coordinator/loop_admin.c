@@ -139,10 +139,8 @@ static void answer_rules(struct loop *loop, struct call *call) {
     struct buffer text = {0};
     manifest_write_rules(rules, &text);
     buffer_append_text(&text,
-                       "# now, with %u sites present: outer rate %g, times %g in a step of one "
-                       "part; period %u; staleness cap %u\n",
-                       present, (double)step.rate, step_factor_of(rules, present, 1), step.period,
-                       staleness_cap_of(rules, present));
+                       "# now, with %u sites present: outer rate %g; period %u; staleness cap %u\n",
+                       present, (double)step.rate, step.period, staleness_cap_of(rules, present));
     call_answer_admin(call, &(struct admin_reply){.rules = buffer_bytes(&text)});
     buffer_deinit(&text);
 }

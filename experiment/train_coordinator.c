@@ -26,9 +26,9 @@ static void deliver(struct train *train, uint32_t index, double bytes,
 }
 
 static struct step_input input_of(const struct train *train, const struct train_pending *one,
-                                  uint64_t staleness, double rate) {
+                                  uint64_t staleness) {
     double weight = one->weight * staleness_weight_of(train->options->manifest, staleness);
-    return (struct step_input){train->sites[one->site].payload, scale_of(one->clip, weight * rate)};
+    return (struct step_input){train->sites[one->site].payload, scale_of(one->clip, weight)};
 }
 
 static uint64_t milliseconds_of(double seconds) { return (uint64_t)(seconds * 1000); }
@@ -103,10 +103,9 @@ static enum status outer_step(struct train *train, uint32_t count, struct error 
     const struct manifest *manifest = train->options->manifest;
     uint32_t here = present(train);
     struct step_rules step = step_rules_of(manifest, manifest->inner.inner_steps, here);
-    double rate = step_factor_of(manifest, here, count);
     for (uint32_t i = 0; i < count; i++, one = one->next) {
         uint64_t staleness = train->model.version - one->base_version;
-        inputs[i] = input_of(train, one, staleness, rate);
+        inputs[i] = input_of(train, one, staleness);
         train->staleness_sum += staleness;
         struct train_site_record *record = &train->sites[one->site].record;
         record->staleness_most = MAX(record->staleness_most, staleness);

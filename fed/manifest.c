@@ -98,8 +98,6 @@ static enum status check_outer(const struct manifest *m, const char **key, struc
                    "%g with sparse mode diverges, because error feedback already acts as momentum: "
                    "write 0",
                    m->outer.momentum);
-        if (m->outer.period != 1 && m->outer.period != MANIFEST_AUTO)
-            REFUSE("outer.period", "%u has no meaning in sparse mode: write 1", m->outer.period);
         if (!sparse_codec)
             REFUSE("codec.kind",
                    "%s is for dense mode: write topk2-64 or topk2-128, or outer.mode: dense",
@@ -392,10 +390,12 @@ void manifest_warnings(const struct manifest *m, struct buffer *out) {
                                m->outer.learning_rate);
         if (m->outer.period == 1)
             buffer_append_text(
-                out,
-                "outer.period: 1 is sparse mode's; dense mode needs once or twice the number of "
-                "sites: at 1 every "
-                "single contribution moves the momentum, which is right for a run of one site\n");
+                out, "outer.period: 1 is for a run of one site; dense mode needs once or twice the "
+                     "number of sites: at 1 every single contribution moves the momentum\n");
+    } else if (m->outer.period == 1) {
+        buffer_append_text(out, "outer.period: 1 adds up what several sites found out about one "
+                                "parameter; sparse mode needs the number of sites, which `auto` "
+                                "is: at 1 and with 16 sites it diverges\n");
     }
     if (m->inner.schedule == INNER_CONSTANT)
         has_no_effect(m, "inner.floor", "inner.schedule is constant", out);

@@ -82,13 +82,13 @@ const struct setting manifest_settings[] = {
              "error feedback. No mixture of them."},
     {"outer.learning_rate", SETTING_NUMBER, AT(outer.learning_rate), "auto", "1e-6", "10",
      .flags = SETTING_AUTO,
-     .help = "auto: sparse 1, and less in steps of fewer parts than a quarter of the present "
-             "sites; dense 0.7, and less for H below 24. A number stands for all steps."},
+     .help = "auto: sparse 1; dense H / 50, at most 0.4, at least 0.1. A number stands for all "
+             "steps."},
     {"outer.momentum", SETTING_NUMBER, AT(outer.momentum), "0", "0", "0.9999",
      .help = "dense: 0.9. sparse: 0, because error feedback already acts as momentum."},
     {"outer.period", SETTING_COUNT, AT(outer.period), "auto", "1", "4096", .flags = SETTING_AUTO,
-     .help = "dense: contributions between two moves of the momentum; auto: the number of present "
-             "sites. sparse: 1, or auto."},
+     .help = "Contributions in a round, over which sparse mode takes the mean of each parameter "
+             "and after which dense mode moves its momentum; auto: the number of present sites."},
 
     {"codec.kind", SETTING_CHOICE, AT(codec.kind), "topk2-64", .choices = codec_names,
      .first = CODEC_FP32,

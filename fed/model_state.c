@@ -14,7 +14,7 @@ uint64_t model_state_memory(const struct manifest *manifest, uint64_t parameters
     uint64_t largest = fragment_largest(parameters, manifest->fragments);
     if (manifest->outer.mode == OUTER_DENSE)
         return parameters * 3 * sizeof(float) + largest * sizeof(float);
-    return parameters * sizeof(float) + largest * (sizeof(float) + sizeof(uint16_t));
+    return parameters * (2 * sizeof(float) + sizeof(uint16_t));
 }
 
 static enum status floats_try(uint64_t count, float **out, struct error *error) {
@@ -27,14 +27,13 @@ static enum status floats_try(uint64_t count, float **out, struct error *error) 
 static enum status allocate(struct model_state *state, struct error *error) {
     uint64_t largest = fragment_largest(state->parameters, state->manifest.fragments);
     TRY(floats_try(state->parameters, &state->theta, error));
+    TRY(floats_try(state->parameters, &state->accumulated, error));
     if (state->mode == OUTER_DENSE) {
         TRY(floats_try(state->parameters, &state->momentum, error));
-        TRY(floats_try(state->parameters, &state->accumulated, error));
         return floats_try(largest, &state->scratch, error);
     }
-    TRY(floats_try(largest, &state->sum, error));
     void *senders = NULL;
-    TRY(memory_try((size_t)largest, sizeof(uint16_t), &senders, error));
+    TRY(memory_try((size_t)state->parameters, sizeof(uint16_t), &senders, error));
     state->senders = senders;
     return OK;
 }
@@ -58,7 +57,6 @@ void model_state_deinit(struct model_state *state) {
     free(state->momentum);
     free(state->accumulated);
     free(state->scratch);
-    free(state->sum);
     free(state->senders);
     *state = (struct model_state){0};
 }
@@ -154,16 +152,21 @@ static enum status check_dense(const struct model_state *state, uint32_t fragmen
     return OK;
 }
 
-static enum status check_sparse(const struct model_state *state, uint64_t start, uint64_t count,
-                                const struct step_rules *step, uint32_t parts,
+/* A mean is no longer than the sum, before and after. */
+static enum status check_sparse(const struct model_state *state, uint32_t fragment, uint64_t start,
+                                uint64_t count, const struct step_rules *step, uint32_t parts,
                                 const struct step_input inputs[], uint32_t *nonfinite,
                                 struct error *error) {
-    double sum = 0, theta = length_of(state->theta + start, count), rate = (double)step->rate;
+    struct model_sum round = state->sums[fragment];
+    double sum = length_of(state->accumulated + start, count),
+           theta = length_of(state->theta + start, count), rate = (double)step->rate;
     for (uint32_t i = 0; i < parts; i++) {
         double norm;
         TRY(check_input(state, i, &inputs[i], count, &norm, error));
         sum += norm;
-        TRY(within_limit(sum + rate * sum + theta, i, nonfinite, error));
+        theta += rate * 2 * sum;
+        TRY(within_limit(sum + theta, i, nonfinite, error));
+        if (takes_one(&round, step->period)) sum = 0;
     }
     return OK;
 }
@@ -189,15 +192,18 @@ static void step_dense(struct model_state *state, uint32_t fragment, uint64_t st
     }
 }
 
-static void step_sparse(struct model_state *state, uint64_t start, size_t count,
+static void step_sparse(struct model_state *state, uint32_t fragment, uint64_t start, size_t count,
                         const struct step_rules *step, uint32_t parts,
                         const struct step_input inputs[]) {
-    memset(state->sum, 0, count * sizeof *state->sum);
-    memset(state->senders, 0, count * sizeof *state->senders);
-    for (uint32_t i = 0; i < parts; i++)
-        codec_accumulate_checked(state->manifest.codec.kind, payload_bytes(inputs[i].payload),
-                                 count, inputs[i].scale, state->sum, state->senders);
-    elementwise_sgd_mean(state->theta + start, state->sum, state->senders, step->rate, count);
+    const struct codec_round round = {state->theta + start, state->accumulated + start,
+                                      state->senders + start};
+    for (uint32_t i = 0; i < parts; i++) {
+        codec_merge_checked(state->manifest.codec.kind, payload_bytes(inputs[i].payload), count,
+                            inputs[i].scale, step->rate, &round);
+        if (!takes_one(&state->sums[fragment], step->period)) continue;
+        memset(round.sum, 0, count * sizeof *round.sum);
+        memset(round.senders, 0, count * sizeof *round.senders);
+    }
 }
 
 enum status model_state_step(struct model_state *state, uint32_t fragment, uint64_t version,
@@ -218,8 +224,8 @@ enum status model_state_step(struct model_state *state, uint32_t fragment, uint6
         TRY(check_dense(state, fragment, start, size, rules, count, inputs, nonfinite, error));
         step_dense(state, fragment, start, (size_t)size, rules, count, inputs);
     } else {
-        TRY(check_sparse(state, start, size, rules, count, inputs, nonfinite, error));
-        step_sparse(state, start, (size_t)size, rules, count, inputs);
+        TRY(check_sparse(state, fragment, start, size, rules, count, inputs, nonfinite, error));
+        step_sparse(state, fragment, start, (size_t)size, rules, count, inputs);
     }
     state->version = version;
     if (root) state_root(state->theta, state->parameters, root);

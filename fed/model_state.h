@@ -7,14 +7,18 @@
  *              else            { theta -= eps*(g/N);  t += 1 }
  * where t counts the contributions in D, and eps and N are the step entry's. Another N than before
  * is in force once D is cleared next.
- * Sparse mode is plain outer SGD: theta[i] -= w * (sum of scale*q[i] over the parts that sent i) /
- * (number that sent i). g and q are multiplied by the part's scale first. Every operation is fp32,
- * rounded one by one, in index order of the parts, so that any machine gets the same bits;
- * `state_root` of merkle.h names them.
+ * Sparse mode is outer SGD over rounds of N contributions, one after the other, too. By the end of
+ * a round theta[i] has moved by -eps times the mean of q[i] over those of the round that sent i, as
+ * if all had come at once; until then it stands where the mean so far puts it:
+ *     before = S[i]/n[i] (0 where n[i] = 0);  S[i] += q[i];  n[i] += 1
+ *     theta[i] -= eps*(S[i]/n[i] - before);   after the N-th contribution: S = 0, n = 0
+ * (Added up without the mean, what K sites found out about one coordinate would count K times.)
+ * g and q are multiplied by the part's scale first. Every operation is fp32, rounded one by one, in
+ * index order of the parts, so that any machine gets the same bits; `state_root` of merkle.h names
+ * theta's.
  *
- * Memory: theta (4 bytes per parameter), dense: m and D too (12 in all), and a scratch of one
- * fragment: 4 bytes (dense) or 4 + 2 (sparse, sum and counts) a parameter of the largest fragment.
- * Allocated once. One owner.
+ * Memory: dense 12 bytes per parameter (theta, m, D) and a scratch of 4 per parameter of the
+ * largest fragment; sparse 10 (theta, S and n). Allocated once. One owner.
  */
 #ifndef FED_MODEL_STATE_H
 #define FED_MODEL_STATE_H
@@ -30,19 +34,18 @@ struct model_state {
     uint64_t version;
     float *theta;        /* [parameters] */
     float *momentum;     /* [parameters], dense only, else NULL */
-    float *accumulated;  /* [parameters], dense only, else NULL: D */
-    struct model_sum {   /* dense only: of each fragment's D */
+    float *accumulated;  /* [parameters]: D; S in sparse mode */
+    uint16_t *senders;   /* [parameters], sparse only, else NULL: n */
+    struct model_sum {   /* of each fragment's D or S */
         uint32_t count;  /* contributions in it */
-        uint32_t period; /* in force since it was cleared */
+        uint32_t period; /* N, in force since it was cleared */
     } sums[FRAGMENTS_LIMIT];
     /* After a step that failed because values could cease to be finite: the number, from 1, of the
      * part that would bring them there. 0: it was something else. */
     uint32_t nonfinite_part;
     /* private */
     struct manifest manifest;
-    float *scratch;    /* [largest fragment], dense only: decoded part */
-    float *sum;        /* [largest fragment], sparse only */
-    uint16_t *senders; /* [largest fragment], sparse only */
+    float *scratch; /* [largest fragment], dense only: decoded part */
 };
 
 /* All zero at version 0: fill theta next. FULL if there is not that much memory. */
@@ -84,8 +87,8 @@ enum {
     SNAPSHOT_HEADER_SIZE =
         RUN_ID_SIZE + 4 + 8 + 8 + 8 + DIGEST_SIZE + 8 + DIGEST_SIZE + SIGNATURE_SIZE
 };
-/* Bytes of the content for this shape: counts, then theta, then (dense) momentum and D,
- * little-endian fp32. */
+/* Bytes of the content for this shape: counts, then theta, then (dense) momentum and D or (sparse)
+ * S and n; little-endian. */
 uint64_t snapshot_size(const struct model_state *state);
 /* the same, before there is a state */
 uint64_t snapshot_size_of(const struct manifest *manifest, uint64_t parameters);

@@ -124,7 +124,7 @@ void run_commit(struct run_state *state, const struct ledger_entry *entry,
 
 /* --- run_scale.c --- */
 float run_scale_of(const struct run_state *state, uint32_t fragment,
-                   const struct pending_slot *slot, uint32_t parts);
+                   const struct pending_slot *slot);
 struct clip_rules run_clip_rules(const struct run_state *state, uint32_t fragment);
 /* Every rule of a STEP entry but the epoch's and the phase's. */
 MUST_USE enum status run_check_step(const struct run_state *state, const struct ledger_entry *entry,

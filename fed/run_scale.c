@@ -103,11 +103,10 @@ double run_state_norm_limit(const struct run_state *state, uint32_t fragment) {
 }
 
 float run_scale_of(const struct run_state *state, uint32_t fragment,
-                   const struct pending_slot *slot, uint32_t parts) {
+                   const struct pending_slot *slot) {
     uint64_t staleness = slot->staleness + (state->fragments[fragment].steps - slot->steps);
     return scale_of(slot->pending.clip,
-                    slot->pending.weight * staleness_weight_of(&state->manifest, staleness) *
-                        step_factor_of(&state->manifest, state->present_sites, parts));
+                    slot->pending.weight * staleness_weight_of(&state->manifest, staleness));
 }
 
 int64_t run_pending_at(const struct run_state *state, uint32_t fragment, uint64_t index) {
@@ -157,8 +156,7 @@ enum status run_check_step(const struct run_state *state, const struct ledger_en
                 error, INVALID,
                 "part %u: entry %llu is not a waiting contribution of fragment %u, or out of order",
                 i, (unsigned long long)part->index, fragment);
-        float scale = run_scale_of(state, fragment, &state->fragments[fragment].pending[at],
-                                   entry->step.count);
+        float scale = run_scale_of(state, fragment, &state->fragments[fragment].pending[at]);
         if (memcmp(&scale, &part->scale, sizeof scale) != 0)
             return error_set(error, INVALID, "part %u: scale %.9g, the rules give %.9g", i,
                              (double)part->scale, (double)scale);
@@ -213,6 +211,6 @@ void run_state_plan_step(const struct run_state *state, uint32_t fragment, uint1
     for (uint16_t i = 0; i < count; i++) {
         const struct pending_slot *slot = &state->fragments[fragment].pending[i];
         out->step.parts[i] =
-            (struct step_part){slot->pending.index, run_scale_of(state, fragment, slot, count)};
+            (struct step_part){slot->pending.index, run_scale_of(state, fragment, slot)};
     }
 }

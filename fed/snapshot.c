@@ -1,6 +1,6 @@
-/* A snapshot's content is, per fragment, the number of contributions in D and the period (u32 each;
- * 0 in sparse mode), then theta and, in dense mode, momentum and accumulated, as
- * they lie in memory. */
+/* A snapshot's content is, per fragment, the number of contributions in D or S and the period (u32
+ * each), then theta, then momentum and D in dense mode, S and n in sparse mode, as they lie in
+ * memory. */
 #include <string.h>
 
 #include "base/memory.h"
@@ -15,8 +15,8 @@ static uint64_t array_size(const struct model_state *state) {
 }
 
 static uint64_t size_of(uint32_t fragments, enum outer_mode mode, uint64_t parameters) {
-    return fragments * sizeof(uint64_t) +
-           (mode == OUTER_DENSE ? 3 : 1) * parameters * sizeof(float);
+    uint64_t each = mode == OUTER_DENSE ? 3 * sizeof(float) : 2 * sizeof(float) + sizeof(uint16_t);
+    return fragments * sizeof(uint64_t) + parameters * each;
 }
 
 uint64_t snapshot_size(const struct model_state *state) {
@@ -34,9 +34,10 @@ void snapshot_write(const struct model_state *state, struct buffer *out) {
         buffer_u32(out, state->sums[f].period);
     }
     buffer_append(out, state->theta, (size_t)array_size(state));
-    if (state->mode != OUTER_DENSE) return;
-    buffer_append(out, state->momentum, (size_t)array_size(state));
+    if (state->mode == OUTER_DENSE) buffer_append(out, state->momentum, (size_t)array_size(state));
     buffer_append(out, state->accumulated, (size_t)array_size(state));
+    if (state->mode == OUTER_SPARSE)
+        buffer_append(out, state->senders, state->parameters * sizeof *state->senders);
 }
 
 /* The arrays are checked where they come to lie, for the content's bytes need not be aligned. */
@@ -45,6 +46,23 @@ static enum status read_array(struct reader *reader, const struct model_state *s
     reader_copy(reader, out, (size_t)array_size(state));
     if (elementwise_is_finite(out, (size_t)state->parameters)) return OK;
     return error_set(error, CORRUPT, "snapshot: %s holds values that are not finite", name);
+}
+
+/* What nobody of the round has sent has no sum, and nobody sends twice in one contribution. */
+static enum status read_senders(struct reader *reader, struct model_state *state,
+                                struct error *error) {
+    reader_copy(reader, state->senders, state->parameters * sizeof *state->senders);
+    for (uint32_t f = 0; f < state->fragments; f++) {
+        uint64_t start, count;
+        fragment_range(state->parameters, state->fragments, f, &start, &count);
+        for (uint64_t i = start; i < start + count; i++)
+            if (state->senders[i] > state->sums[f].count ||
+                (state->senders[i] == 0 && state->accumulated[i] != 0))
+                return error_set(error, CORRUPT,
+                                 "snapshot: parameter %llu was sent by %u of the round's %u",
+                                 (unsigned long long)i, state->senders[i], state->sums[f].count);
+    }
+    return OK;
 }
 
 enum status snapshot_read(struct model_state *state, const struct snapshot_header *header,
@@ -69,10 +87,10 @@ enum status snapshot_read(struct model_state *state, const struct snapshot_heade
         state->sums[f] = sum;
     }
     TRY(read_array(&reader, state, "theta", state->theta, error));
-    if (state->mode == OUTER_DENSE) {
+    if (state->mode == OUTER_DENSE)
         TRY(read_array(&reader, state, "momentum", state->momentum, error));
-        TRY(read_array(&reader, state, "accumulated", state->accumulated, error));
-    }
+    TRY(read_array(&reader, state, "accumulated", state->accumulated, error));
+    if (state->mode == OUTER_SPARSE) TRY(read_senders(&reader, state, error));
     TRY(reader_finish(&reader, "snapshot", error));
     uint8_t root[DIGEST_SIZE];
     state_root(state->theta, state->parameters, root);

@@ -87,6 +87,10 @@ struct cuda_part { /* a message on the device, with 16 bytes after it that may b
     uint64_t size;                /* of the message */
     float scale;
 };
+struct cuda_round {                  /* as struct codec_round */
+    struct device_memory theta, sum; /* float [count] */
+    struct device_memory senders;    /* uint16_t [count] */
+};
 enum { /* a place: the bit of the stream at which a chunk begins, its shift counted from this, and
           whether the stream says it */
        CUDA_PLACE_SHIFT_AT = 48,
@@ -156,13 +160,6 @@ struct cuda_operations {
                                 float beta, float period, size_t count);
     const char *(*sgd)(struct device_memory theta, struct device_memory q, float weight,
                        size_t count);
-    const char *(*sgd_mean)(struct device_memory theta, struct device_memory sum,
-                            struct device_memory senders, float weight,
-                            size_t count); /* senders: uint16_t [count] */
-    /* index: uint32_t [count], all different, as within one message; senders may be none. */
-    const char *(*scatter_add)(struct device_memory sum, struct device_memory senders,
-                               struct device_memory index, struct device_memory value, float scale,
-                               size_t count);
     const char *(*is_finite)(struct device_memory a, size_t count, int *out);
     const char *(*norm_squared)(struct device_memory a, size_t count, double *out);
 
@@ -176,10 +173,10 @@ struct cuda_operations {
     /* Sparse: target = target + (scale · value) for each coordinate sent. */
     const char *(*codec_add)(uint32_t codec, uint64_t count, const struct cuda_part *part,
                              struct device_memory target);
-    /* Sparse SGD over parts in this order, as elementwise_sgd_mean over codec_accumulate.
-     * part_count <= CUDA_PARTS_MAX. */
+    /* Parts of one round, in this order, as codec_merge_checked. part_count <= CUDA_PARTS_MAX. */
     const char *(*codec_step_sparse)(uint32_t codec, uint64_t count, const struct cuda_part *parts,
-                                     uint32_t part_count, float rate, struct device_memory theta);
+                                     uint32_t part_count, float rate,
+                                     const struct cuda_round *round);
     /* Delayed Nesterov for one part of a dense codec: as elementwise_scale by its scale, then
      * nesterov_between or _end. */
     const char *(*codec_step_dense)(uint32_t codec, uint64_t count, const struct cuda_part *part,

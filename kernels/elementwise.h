@@ -54,17 +54,15 @@ void elementwise_nesterov_end(float *theta, float *momentum, float *sum, const f
                               float beta, float period, size_t count);
 /* Plain SGD: theta = theta − (weight · q). */
 void elementwise_sgd(float *theta, const float *q, float weight, size_t count);
-/* Plain SGD over what several sites sent, each coordinate averaged over the sites that sent it:
- *     where senders > 0:  theta = theta − (weight · (sum / senders)); elsewhere theta keeps its
- *                         bits. */
-void elementwise_sgd_mean(float *theta, const float *sum, const uint16_t *senders, float weight,
-                          size_t count);
 
 /* --- sparse --- */
-/* sum[index[j]] += scale · value[j], in the order of j; senders[index[j]] += 1 unless senders is
- * NULL. Indices below the size of sum are the caller's promise. */
-void elementwise_scatter_add(float *sum, uint16_t *senders, const uint32_t *index,
-                             const float *value, float scale, size_t count);
+/* Moves theta to what the mean of a round is with one more message: each coordinate's mean is over
+ * those that sent it so far. Where i = index[j], n = senders[i], and a mean over nobody is 0:
+ *     before = sum[i] / n;  sum[i] = sum[i] + (scale · value[j]);  senders[i] = n + 1
+ *     theta[i] = theta[i] − (rate · ((sum[i] / (n + 1)) − before))
+ * index: each at most once, and below the size of the others, as the caller promises. */
+void elementwise_scatter_mean(float *theta, float *sum, uint16_t *senders, const uint16_t *index,
+                              const float *value, float scale, float rate, size_t count);
 
 /* --- reductions --- */
 bool elementwise_is_finite(const float *a, size_t count); /* no NaN, no infinity; true for none */

@@ -26,7 +26,7 @@ static const char *const edits[][6] = {
     {"inner.schedule", "linear", "inner.decay_tokens", "10", "inner.warmup_tokens", "10"},
     {"inner.schedule", "linear", "inner.decay_tokens", "10", "inner.warmup_tokens", "9"},
     {"outer.momentum", "0.9"},
-    {"outer.period", "2"},
+    {"outer.period", "4097"},
     {"outer.period", NULL},
     {"outer.mode", NULL},
     {"outer.mode", "dense"},
@@ -187,7 +187,7 @@ void offer_setting(struct offer *offer) {
         switch (kind) {
         case 0: m.codec.kind = 99; break;
         case 1: m.fragments = 0; break;
-        case 2: m.outer.period = sparse ? 2 : 0; break;
+        case 2: m.outer.period = 0; break;
         case 3: m.outer.learning_rate = (double)NAN; break;
         case 4: m.inner.floor = -0.0; break;
         case 5: memset(m.name, 'x', sizeof m.name); break;

@@ -46,8 +46,8 @@ static const struct setting table[] = {
      .help = "Inner steps after which a site moves onto the newest version that it knows; 0: it "
              "moves with its own merges only, for comparison."},
     {"period", SETTING_COUNT, FIELD(period), .max = "256",
-     .help = "Dense mode: contributions from one momentum step to the next; 0: the manifest's, or "
-             "one per site."},
+     .help = "Contributions in a round: over which sparse mode takes means, after which dense mode "
+             "moves its momentum; 0: the manifest's, or one per site."},
     {"sync", SETTING_BOOL, FIELD(sync),
      .help = "The synchronous reference: every step has a part of every site, however long that "
              "takes, and a site waits for it."},

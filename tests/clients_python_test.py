@@ -240,7 +240,7 @@ def test_the_command_line_joins_follows_submits_and_asks():
         assert kinds[:3] == ["genesis", "invited", "added"], kinds
         assert kinds.count("contribution") == 1, kinds
         assert ask("heartbeat", *site)[0]["sites_present"] == 1
-        assert ask("snapshot", *site, "--output", "snapshot")[0]["bytes"] == 8 + 4 * parameters
+        assert ask("snapshot", *site, "--output", "snapshot")[0]["bytes"] == 8 + 10 * parameters
         keys = ["--keys", "federation/run/keys", *at]
         assert ask("admin", "revoke", *keys, "--name", "python")[0]["code"] == 0
         assert "revoked" in ask("submit", *site, "--delta", "delta", code=1)

@@ -302,9 +302,12 @@ static void compare_sparse_step(const struct cuda_operations *cuda, enum codec c
     CHECK(parts <= COUNT_OF(messages));
     float *theta = tensor(count, NORMAL, seed), *sum = xcalloc(count + 1, sizeof *sum);
     uint16_t *senders = xcalloc(count + 1, sizeof *senders);
-    struct device_memory theta_there;
-    must(cuda->allocate(count * sizeof *theta, &theta_there));
-    must(cuda->upload(theta_there, 0, theta, count * sizeof *theta));
+    const struct codec_round here = {theta, sum, senders};
+    struct cuda_round round;
+    must(cuda->allocate(count * sizeof *theta, &round.theta));
+    must(cuda->allocate(count * sizeof *sum, &round.sum));
+    must(cuda->allocate(count * sizeof *senders, &round.senders));
+    must(cuda->upload(round.theta, 0, theta, count * sizeof *theta));
     for (uint32_t i = 0; i < parts; i++) {
         float scale = i % 3 ? 1.0f : 0.37f;
         /* some alike */
@@ -312,21 +315,22 @@ static void compare_sparse_step(const struct cuda_operations *cuda, enum codec c
             message_of(codec, count, i % 4 == 3 ? SPARSE : (enum kind)(seed % 4), seed + i % 7);
         CHECK_OK(device_part_open(cuda, codec, buffer_bytes(&messages[i]), count, scale, &there[i],
                                   &error));
-        CHECK_OK(codec_accumulate(codec, buffer_bytes(&messages[i]), count, scale, sum, senders,
-                                  &error));
+        codec_merge_checked(codec, buffer_bytes(&messages[i]), count, scale, 0.7f, &here);
     }
-    elementwise_sgd_mean(theta, sum, senders, 0.7f, count);
-    must(cuda->codec_step_sparse((uint32_t)codec, count, there, parts, 0.7f, theta_there));
-    check_floats(cuda, theta_there, theta, count, "a sparse step");
+    must(cuda->codec_step_sparse((uint32_t)codec, count, there, parts, 0.7f, &round));
+    check_floats(cuda, round.theta, theta, count, "a sparse step");
+    check_floats(cuda, round.sum, sum, count, "a round's sum");
     CHECK_OK(codec_restore(codec, buffer_bytes(&messages[0]), count, theta, &error));
     there[0].scale = 1;
-    must(cuda->codec_add((uint32_t)codec, count, &there[0], theta_there));
-    check_floats(cuda, theta_there, theta, count, "a message put back");
+    must(cuda->codec_add((uint32_t)codec, count, &there[0], round.theta));
+    check_floats(cuda, round.theta, theta, count, "a message put back");
     for (uint32_t i = 0; i < parts; i++) {
         device_part_close(cuda, &there[i]);
         buffer_deinit(&messages[i]);
     }
-    cuda->release(theta_there);
+    cuda->release(round.theta);
+    cuda->release(round.sum);
+    cuda->release(round.senders);
     free(theta);
     free(sum);
     free(senders);
@@ -432,10 +436,10 @@ TEST(a_message_that_breaks_its_format_never_reaches_the_device) {
                          INVALID);
         buffer_deinit(&message);
     }
-    CHECK(cuda->codec_step_sparse(CODEC_INT8, 1, NULL, 0, 1, (struct device_memory){0}) != NULL);
+    const struct cuda_round none = {{0}, {0}, {0}};
+    CHECK(cuda->codec_step_sparse(CODEC_INT8, 1, NULL, 0, 1, &none) != NULL);
     CHECK_EQUAL(cuda->failure(), CUDA_FAILURE_INPUT);
-    CHECK(cuda->codec_step_sparse(CODEC_TOPK2_64, 1, NULL, CUDA_PARTS_MAX + 1, 1,
-                                  (struct device_memory){0}) != NULL);
+    CHECK(cuda->codec_step_sparse(CODEC_TOPK2_64, 1, NULL, CUDA_PARTS_MAX + 1, 1, &none) != NULL);
     CHECK(cuda->codec_step_dense(CODEC_TOPK2_64, 1, NULL, NULL) != NULL);
     CHECK(cuda->codec_encode(&(struct cuda_encoding){.codec = 99}, NULL) != NULL);
     struct device_encoder *encoder = NULL;

@@ -331,10 +331,13 @@ TEST(the_largest_are_sent_ties_go_to_the_lowest_index_and_zeroes_are_never_sent)
         struct buffer message = encoded(codec, x, NULL, count);
         uint16_t *senders = xcalloc(count, sizeof *senders);
         float *sum = xcalloc(count, sizeof *sum);
-        CHECK_OK(codec_accumulate(codec, buffer_bytes(&message), count, 1, sum, senders, &error));
+        struct codec_round round = {xcalloc(count, sizeof(float)), sum, senders};
+        CHECK_OK(codec_check(codec, buffer_bytes(&message), count, &error));
+        codec_merge_checked(codec, buffer_bytes(&message), count, 1, 0.5f, &round);
         for (size_t i = 0; i < count; i++) {
             CHECK_EQUAL(senders[i], sent[i]);
             if (kind != 4 && sent[i]) CHECK(sum[i] != 0 && (sum[i] < 0) == (x[i] < 0));
+            CHECK(round.theta[i] == -0.5f * sum[i]);
         }
         check_canonical(codec, buffer_bytes(&message), count);
         buffer_deinit(&message);
@@ -342,6 +345,7 @@ TEST(the_largest_are_sent_ties_go_to_the_lowest_index_and_zeroes_are_never_sent)
         free(sent);
         free(sum);
         free(senders);
+        free(round.theta);
     }
 }
 

@@ -88,14 +88,14 @@ void __wrap_codec_decode_checked(enum codec codec, struct bytes message, size_t 
     __real_codec_decode_checked(codec, message, count, out);
 }
 
-void __real_codec_accumulate_checked(enum codec codec, struct bytes message, size_t count,
-                                     float scale, float *sum, uint16_t *senders);
-void __wrap_codec_accumulate_checked(enum codec codec, struct bytes message, size_t count,
-                                     float scale, float *sum, uint16_t *senders);
-void __wrap_codec_accumulate_checked(enum codec codec, struct bytes message, size_t count,
-                                     float scale, float *sum, uint16_t *senders) {
+void __real_codec_merge_checked(enum codec codec, struct bytes message, size_t count, float scale,
+                                float rate, const struct codec_round *round);
+void __wrap_codec_merge_checked(enum codec codec, struct bytes message, size_t count, float scale,
+                                float rate, const struct codec_round *round);
+void __wrap_codec_merge_checked(enum codec codec, struct bytes message, size_t count, float scale,
+                                float rate, const struct codec_round *round) {
     count_walk(message);
-    __real_codec_accumulate_checked(codec, message, count, scale, sum, senders);
+    __real_codec_merge_checked(codec, message, count, scale, rate, round);
 }
 
 static void check_counts(const char *rules) {

@@ -62,7 +62,7 @@ static inline void record_progress(const struct record_shape *shape, uint64_t st
 struct recording {
     const struct cuda_operations *cuda;
     struct record_shape shape;
-    struct device_memory theta, momentum, sum, local, noise;
+    struct device_memory theta, momentum, sum, senders, local, noise;
     struct device_memory e[RECORD_SITES][RECORD_FRAGMENTS_MAX];
     struct device_encoder *encoders[RECORD_FRAGMENTS_MAX];
     uint64_t contributions[RECORD_FRAGMENTS_MAX];
@@ -75,6 +75,7 @@ static inline void recording_open(struct recording *r) {
     bool sparse = codec_is_sparse(r->shape.codec);
     struct device_memory *const all[] = {&r->theta, &r->momentum, &r->sum, &r->local, &r->noise};
     for (size_t i = 0; i < COUNT_OF(all); i++) must(r->cuda->allocate(size, all[i]));
+    must(r->cuda->allocate(r->shape.count * sizeof(uint16_t), &r->senders));
     r->host = xmalloc(size);
     record_initial(&r->shape, r->host);
     must(r->cuda->upload(r->theta, 0, r->host, size));
@@ -89,7 +90,8 @@ static inline void recording_open(struct recording *r) {
 }
 
 static inline void recording_close(struct recording *r) {
-    struct device_memory *const all[] = {&r->theta, &r->momentum, &r->sum, &r->local, &r->noise};
+    struct device_memory *const all[] = {&r->theta,   &r->momentum, &r->sum,
+                                         &r->senders, &r->local,    &r->noise};
     for (size_t i = 0; i < COUNT_OF(all); i++) r->cuda->release(*all[i]);
     for (size_t f = 0; f < RECORD_FRAGMENTS_MAX; f++) {
         device_encoder_destroy(r->encoders[f]);
@@ -117,9 +119,20 @@ static inline struct buffer record_message(struct recording *r, uint64_t step, u
 static inline void record_apply(struct recording *r, uint64_t fragment, uint64_t start,
                                 uint64_t count, struct cuda_part *parts, uint32_t part_count) {
     size_t offset = start * sizeof(float);
-    if (codec_is_sparse(r->shape.codec)) {
-        must(r->cuda->codec_step_sparse((uint32_t)r->shape.codec, count, parts, part_count,
-                                        (float)RECORD_RATE, device_memory_at(r->theta, offset)));
+    struct cuda_round round = {.theta = device_memory_at(r->theta, offset),
+                               .sum = device_memory_at(r->sum, offset),
+                               .senders = device_memory_at(r->senders, start * sizeof(uint16_t))};
+    for (uint32_t i = 0; i < part_count && codec_is_sparse(r->shape.codec);) {
+        /* together as far as the round goes */
+        uint32_t left = RECORD_PERIOD - (uint32_t)(r->contributions[fragment] % RECORD_PERIOD),
+                 now = MIN(part_count - i, left);
+        must(r->cuda->codec_step_sparse((uint32_t)r->shape.codec, count, &parts[i], now,
+                                        (float)RECORD_RATE, &round));
+        i += now;
+        r->contributions[fragment] += now;
+        if (now < left) continue;
+        must(r->cuda->clear(round.sum, 0, count * sizeof(float)));
+        must(r->cuda->clear(round.senders, 0, count * sizeof(uint16_t)));
     }
     for (uint32_t i = 0; i < part_count && !codec_is_sparse(r->shape.codec); i++) {
         struct cuda_nesterov step = {.theta = device_memory_at(r->theta, offset),

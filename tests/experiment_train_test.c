@@ -192,29 +192,21 @@ TEST(a_site_that_follows_sends_a_delta_from_the_newest_version_that_it_knows) {
     CHECK(seldom.staleness_most > follows.staleness_most); /* of a site with steps of 2 s */
     CHECK_EQUAL(own.tokens, follows.tokens);               /* moving costs no training */
     CHECK(follows.heldout < own.heldout);
-    CHECK(follows.bytes_down == own.bytes_down); /* each fetches every step, either way */
+    /* each fetches every step, either way */
+    CHECK_NEAR((double)follows.bytes_down / (double)own.bytes_down, 1, 0.02);
 }
 
-/* Eight sites, one part in most steps: half of each delta. */
-TEST(parts_are_scaled_by_the_rate_of_the_sites_that_are_present) {
-    struct topology *topology =
-        topology_of("sites:\n  - {name: a, count: 8, spread: 20%, step: 250ms}\n");
-    struct manifest manifest =
-        manifest_of("outer: {learning_rate: 0.5}\nmerge: {warmup_steps: 0}\n");
-    const char *data = write_text();
-    struct train_options options = options_of(topology, &manifest, &data);
-    struct train_result halves, by_rule, whole;
-    struct error error = {0};
-    CHECK_OK(train_run(&options, &halves, &error));
-    manifest.outer.learning_rate = 1;
-    CHECK_OK(train_run(&options, &whole, &error));
-    manifest.outer.learning_rate = RATE_AUTO;
-    CHECK_OK(train_run(&options, &by_rule, &error));
-    CHECK(by_rule.versions == by_rule.contributions);     /* one part each */
-    CHECK_MEMORY(by_rule.root, halves.root, DIGEST_SIZE); /* halving is exact */
-    CHECK(memcmp(by_rule.root, whole.root, DIGEST_SIZE) != 0);
-    topology_destroy(topology);
-    free((void *)data);
+/* Eight sites, one part in each step: what they found out about one coordinate is not added up. */
+TEST(a_round_of_one_by_one_learns_as_one_of_all_at_once_and_better_than_without_rounds) {
+    const char *sites = "sites:\n  - {name: a, count: 8, spread: 20%, step: 250ms}\n",
+               *rules = "merge: {warmup_steps: 0}\n";
+    struct train_result rounds = run_with(sites, rules, 2),
+                        none = run_with(sites, "merge: {warmup_steps: 0}\nouter: {period: 1}\n", 2),
+                        whole = run_with(sites, "merge: {quorum: 8, grace: 1h}\n", 2);
+    CHECK(rounds.versions == rounds.contributions);
+    CHECK(whole.versions < rounds.versions / 4);
+    CHECK(rounds.heldout < none.heldout);
+    CHECK(fabs(rounds.heldout - whole.heldout) < fabs(none.heldout - whole.heldout));
 }
 
 /* A link that needs 2 s for the others' payloads of a round of 2 s: what waits in it comes later

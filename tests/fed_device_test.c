@@ -36,7 +36,7 @@ static void again_open(struct again *a) {
     bool sparse = codec_is_sparse(a->shape.codec);
     char outer[64];
     snprintf(outer, sizeof outer,
-             sparse ? "{learning_rate: 0.7}"
+             sparse ? "{period: %d, learning_rate: 0.7}"
                     : "{mode: dense, period: %d, learning_rate: 0.7, momentum: 0.9}",
              RECORD_PERIOD);
     char *yaml = xformat("name: test\nfragments: %u\nouter: %s\ncodec.kind: %s\n",

@@ -275,7 +275,7 @@ TEST(durations_want_units_and_only_waiting_may_last_for_ever) {
 TEST(the_two_outer_modes_do_not_mix) {
     check_refused("name: demo\nouter.momentum: 0.9",
                   "manifest:2: outer.momentum: 0.9 with sparse mode diverges");
-    check_refused("name: demo\nouter.period: 4", "manifest:2: outer.period");
+    check_taken("name: demo\nouter.period: 4");
     check_refused("name: demo\ncodec.kind: int8", "manifest:2: codec.kind: int8 is for dense mode");
     check_refused("name: demo\ncodec.decay: 0.9", "manifest:2: codec.decay");
     check_refused("name: demo\ncodec.decay: 0", "write that");
@@ -541,7 +541,8 @@ TEST(values_of_the_other_mode_or_without_effect_are_warned_of) {
           "outer.momentum: 0 is sparse mode's");
     warns("name: a\nouter: {mode: dense, period: 4, learning_rate: 1}",
           "outer.learning_rate: 1 is sparse mode's");
-    warns("name: a\nouter: {mode: dense, period: 1}", "outer.period: 1 is sparse mode's");
+    warns("name: a\nouter: {mode: dense, period: 1}", "outer.period: 1 is for a run of one");
+    warns("name: a\nouter: {period: 1}", "outer.period: 1 adds up");
     warns("name: a\ninner.floor: 0.2",
           "inner.floor: 0.2 has no effect: inner.schedule is constant");
     warns("name: a\ninner: {floor: 0.2, schedule: linear, decay_tokens: 1000}", NULL);

@@ -53,10 +53,10 @@ TEST(a_step_that_the_ledger_does_not_justify_is_refused) {
     fixture_refused(f, &entry, "the rules give 1");
     entry = planned_step(f, 0, 3);
     entry.step.rate = 0.5f;
-    fixture_refused(f, &entry, "the rules give 1 and 1");
+    fixture_refused(f, &entry, "the rules give 1 and 3");
     entry = planned_step(f, 0, 3);
     entry.step.period = 2;
-    fixture_refused(f, &entry, "the rules give 1 and 1");
+    fixture_refused(f, &entry, "the rules give 1 and 3");
     entry = planned_step(f, 0, 3);
     fixture_step(f, 0, 3);
     entry.step.version = 2;
@@ -71,23 +71,23 @@ static void away(struct fixture *f, enum ledger_kind kind, uint32_t site) {
     fixture_append(f, &entry);
 }
 
-TEST(a_step_of_one_part_counts_less_the_more_sites_are_present) {
+TEST(a_round_is_of_all_the_sites_that_are_present) {
     struct fixture *f = fixture_open("merge.warmup_steps: 0\n", 5000);
     fixture_sites(f, 8);
     fixture_contribute(f, 1, 0, 0, 0.01f);
     fixture_contribute(f, 2, 0, 0, 0.01f);
-    CHECK_NEAR(planned_step(f, 0, 1).step.parts[0].scale, 0.5, 0);
-    CHECK_NEAR(planned_step(f, 0, 2).step.parts[0].scale, 0.5 + 0.5 / 7, 1e-6);
-    for (uint32_t site = 3; site <= 6; site++) away(f, LEDGER_SITE_AWAY, site);
+    CHECK_EQUAL(planned_step(f, 0, 1).step.period, 8);
     CHECK_NEAR(planned_step(f, 0, 1).step.parts[0].scale, 1, 0);
+    for (uint32_t site = 3; site <= 6; site++) away(f, LEDGER_SITE_AWAY, site);
     struct ledger_entry entry = planned_step(f, 0, 1);
+    CHECK_EQUAL(entry.step.period, 4);
     away(f, LEDGER_SITE_BACK, 3); /* what was planned before does not hold after */
-    fixture_refused(f, &entry, "the rules give 0.7999");
+    fixture_refused(f, &entry, "the rules give 1 and 5");
     fixture_close(f);
-    f = fixture_open("outer.learning_rate: 0.5\n", 5000); /* named: it stands for all steps */
+    f = fixture_open("outer: {learning_rate: 0.5, period: 3}\n", 5000); /* named: for all steps */
     fixture_sites(f, 8);
     fixture_contribute(f, 1, 0, 0, 0.01f);
-    CHECK_NEAR(planned_step(f, 0, 1).step.parts[0].scale, 1, 0);
+    CHECK_EQUAL(planned_step(f, 0, 1).step.period, 3);
     CHECK_NEAR(planned_step(f, 0, 1).step.rate, 0.5, 0);
     fixture_close(f);
 }
@@ -115,8 +115,8 @@ TEST(the_cap_is_twice_the_most_sites_that_were_present_since_the_base) {
     fixture_close(f);
 }
 
-TEST(the_period_is_the_number_of_present_sites_once_the_sum_is_cleared) {
-    struct fixture *f = fixture_open("outer: {mode: dense}\n", 5000);
+static void changes_its_period(const char *yaml) {
+    struct fixture *f = fixture_open(yaml, 5000);
     fixture_sites(f, 3);
     for (uint32_t site = 1; site <= 2; site++) {
         fixture_contribute(f, site, 0, 0, 0.01f);
@@ -136,6 +136,11 @@ TEST(the_period_is_the_number_of_present_sites_once_the_sum_is_cleared) {
         CHECK_EQUAL(f->model.sums[0].count, version == 3 ? 1 : 0);
     }
     fixture_close(f);
+}
+
+TEST(the_period_is_the_number_of_present_sites_once_the_sum_is_cleared) {
+    changes_its_period("outer: {mode: dense}\n");
+    changes_its_period("outer: {mode: sparse}\n");
 }
 
 TEST(a_step_may_take_some_and_leave_others) {
@@ -615,8 +620,8 @@ TEST(another_rule_holds_for_the_next_step_and_is_checked_as_the_manifest_is) {
     fixture_refused(f, &entry, "invalid value");
     entry = rule(f, "merge.grace", "1000ms");
     fixture_refused(f, &entry, "not in its one form");
-    entry = rule(f, "outer.period", "4");
-    fixture_refused(f, &entry, "no meaning in sparse mode");
+    entry = rule(f, "outer.period", "0");
+    fixture_refused(f, &entry, "outer.period");
     fixture_step(f, 0, 1);
     fixture_close(f);
 }

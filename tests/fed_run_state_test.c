@@ -372,7 +372,7 @@ TEST(signatures_are_verified_unless_the_ledger_is_our_own) {
 }
 
 TEST(nothing_by_a_revoked_site_is_entered_or_merged) {
-    struct fixture *f = fixture_open("fragments: 2\n", 9000);
+    struct fixture *f = fixture_open("fragments: 2\nouter.period: 4\n", 9000);
     struct contribution c;
     fixture_sites(f, 2);
     fixture_contribute(f, 1, 0, 0, 0.1f);

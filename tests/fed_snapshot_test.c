@@ -49,13 +49,13 @@ static void comes_back(const char *yaml, uint64_t size) {
 }
 
 TEST(a_snapshot_comes_back_as_the_same_model) {
-    comes_back("", 8 + 9001 * 4);
-    comes_back("fragments: 2\n", 16 + 9001 * 4);
+    comes_back("", 8 + 9001 * 10);
+    comes_back("fragments: 2\nouter.period: 4\n", 16 + 9001 * 10); /* in the middle of rounds */
     comes_back("outer: {mode: dense, period: 4}\nfragments: 2\n", 16 + 9001 * 12);
 }
 
-TEST(a_model_goes_on_from_its_snapshot_as_if_nothing_had_been) {
-    struct fixture *f = trained("outer: {mode: dense, period: 4}\n");
+static void goes_on(const char *yaml) {
+    struct fixture *f = trained(yaml);
     struct buffer content = {0};
     struct error error = {0};
     snapshot_write(&f->model, &content);
@@ -78,6 +78,11 @@ TEST(a_model_goes_on_from_its_snapshot_as_if_nothing_had_been) {
     buffer_deinit(&content);
     model_state_deinit(&model);
     fixture_close(f);
+}
+
+TEST(a_model_goes_on_from_its_snapshot_as_if_nothing_had_been) {
+    goes_on("outer: {mode: dense, period: 4}\n");
+    goes_on("outer: {period: 4}\n");
 }
 
 static void check_refused(struct fixture *f, const struct snapshot_header *header,
@@ -121,6 +126,26 @@ TEST(a_snapshot_that_is_cut_altered_not_finite_or_of_another_root_is_refused) {
             check_refused(f, &header, buffer_bytes(&content), "not finite");
             memcpy(at, &kept, 4);
         }
+    buffer_deinit(&content);
+    fixture_close(f);
+}
+
+TEST(a_snapshot_whose_senders_cannot_be_is_refused) {
+    struct fixture *f = trained("outer.period: 4\n"); /* two contributions are in the round */
+    CHECK_EQUAL(f->model.sums[0].count, 2);
+    struct buffer content = {0};
+    struct model_state *model = &f->model;
+    model->senders[77] = 3;
+    snapshot_write(model, &content);
+    struct snapshot_header header = header_of(f, &content);
+    check_refused(f, &header, buffer_bytes(&content),
+                  "parameter 77 was sent by 3 of the round's 2");
+    content.size = 0;
+    model->senders[77] = 0;
+    model->accumulated[77] = 0.5f;
+    snapshot_write(model, &content);
+    header = header_of(f, &content);
+    check_refused(f, &header, buffer_bytes(&content), "parameter 77 was sent by 0");
     buffer_deinit(&content);
     fixture_close(f);
 }

@@ -224,11 +224,6 @@ static void compare_all(const struct cuda_operations *cuda, size_t count) {
     struct pair p[4];
     for (uint64_t i = 0; i < 4; i++) p[i] = pair_create(cuda, count, i);
     float *a = p[0].host, *b = p[1].host, *c = p[2].host, *d = p[3].host;
-    uint16_t *senders = xcalloc(count + 1, sizeof *senders);
-    for (size_t i = 0; i < count; i++) senders[i] = (uint16_t)(i % 5);
-    struct device_memory counts;
-    must(cuda->allocate(count * sizeof *senders, &counts));
-    must(cuda->upload(counts, 0, senders, count * sizeof *senders));
 #define COMPARE(name, index) pair_check(cuda, &p[index], count, name)
     elementwise_add(a, b, c, count);
     must(cuda->add(p[0].device, p[1].device, p[2].device, count));
@@ -261,9 +256,6 @@ static void compare_all(const struct cuda_operations *cuda, size_t count) {
     elementwise_sgd(a, c, 0.7f, count);
     must(cuda->sgd(p[0].device, p[2].device, 0.7f, count));
     COMPARE("sgd", 0);
-    elementwise_sgd_mean(a, c, senders, 0.7f, count);
-    must(cuda->sgd_mean(p[0].device, p[2].device, counts, 0.7f, count));
-    COMPARE("sgd_mean", 0);
 #undef COMPARE
     double norm = -1;
     int finite = -1;
@@ -278,8 +270,6 @@ static void compare_all(const struct cuda_operations *cuda, size_t count) {
         CHECK_EQUAL(finite, 0);
     }
     must(cuda->synchronize());
-    cuda->release(counts);
-    free(senders);
     for (size_t i = 0; i < 4; i++) pair_destroy(cuda, &p[i]);
 }
 
@@ -287,33 +277,5 @@ TEST(every_operation_has_the_cpus_bits) {
     struct cuda_backend backend;
     find_backend(&backend);
     for (size_t s = 0; s < COUNT_OF(sizes); s++) compare_all(backend.operations, sizes[s]);
-    cuda_backend_close(&backend);
-}
-
-TEST(scattering_has_the_cpus_bits) {
-    struct cuda_backend backend;
-    find_backend(&backend);
-    const struct cuda_operations *cuda = backend.operations;
-    enum { COUNT = 10000, SENT = 500 };
-    struct pair sum = pair_create(cuda, COUNT, 1), value = pair_create(cuda, SENT, 2);
-    uint32_t index[SENT];
-    uint16_t senders[COUNT] = {0}, senders_got[COUNT];
-    for (uint32_t j = 0; j < SENT; j++) index[j] = j * 19 + j % 7;
-    struct device_memory index_there, senders_there;
-    must(cuda->allocate(sizeof index, &index_there));
-    must(cuda->allocate(sizeof senders, &senders_there));
-    must(cuda->upload(index_there, 0, index, sizeof index));
-    must(cuda->scatter_add(sum.device, senders_there, index_there, value.device, 0.7f, SENT));
-    must(cuda->scatter_add(sum.device, (struct device_memory){0}, index_there, value.device, 0.7f,
-                           SENT));
-    elementwise_scatter_add(sum.host, senders, index, value.host, 0.7f, SENT);
-    elementwise_scatter_add(sum.host, NULL, index, value.host, 0.7f, SENT);
-    pair_check(cuda, &sum, COUNT, "scatter_add");
-    must(cuda->download(senders_got, senders_there, 0, sizeof senders));
-    CHECK_MEMORY(senders_got, senders, sizeof senders);
-    cuda->release(index_there);
-    cuda->release(senders_there);
-    pair_destroy(cuda, &sum);
-    pair_destroy(cuda, &value);
     cuda_backend_close(&backend);
 }

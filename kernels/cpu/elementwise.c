@@ -56,21 +56,16 @@ void elementwise_sgd(float *theta, const float *q, float weight, size_t count) {
     for (size_t i = 0; i < count; i++) theta[i] = theta[i] - weight * q[i];
 }
 
-void elementwise_sgd_mean(float *theta, const float *sum, const uint16_t *senders, float weight,
-                          size_t count) {
-    for (size_t i = 0; i < count; i++) {
-        /* Division by one where there is no sender keeps the loop free of branches and of 0/0. */
-        float divisor = senders[i] > 0 ? (float)senders[i] : 1.0f;
-        float stepped = theta[i] - weight * (sum[i] / divisor);
-        theta[i] = senders[i] > 0 ? stepped : theta[i];
-    }
-}
-
-void elementwise_scatter_add(float *sum, uint16_t *senders, const uint32_t *index,
-                             const float *value, float scale, size_t count) {
+void elementwise_scatter_mean(float *theta, float *sum, uint16_t *senders, const uint16_t *index,
+                              const float *value, float scale, float rate, size_t count) {
     for (size_t j = 0; j < count; j++) {
-        sum[index[j]] = sum[index[j]] + scale * value[j];
-        if (senders) senders[index[j]] = (uint16_t)(senders[index[j]] + 1);
+        uint32_t i = index[j];
+        unsigned n = senders[i];
+        float before = n > 0 ? sum[i] / (float)n : 0.0f;
+        sum[i] = sum[i] + scale * value[j];
+        senders[i] = (uint16_t)(n + 1);
+        float after = sum[i] / (float)(n + 1);
+        theta[i] = theta[i] - rate * (after - before);
     }
 }
 

@@ -254,10 +254,10 @@ const char *step_dense(uint32_t codec, uint64_t count, const struct cuda_part *p
 }
 
 const char *step_sparse(uint32_t codec, uint64_t count, const struct cuda_part *parts,
-                        uint32_t part_count, float rate, struct device_memory theta) {
+                        uint32_t part_count, float rate, const struct cuda_round *round) {
     if (codec != TOPK2_64 && codec != TOPK2_128)
         return fail(CUDA_FAILURE_INPUT, "codec %u is not sparse", codec);
-    return topk2_step(codec, count, parts, part_count, rate, floats(theta));
+    return topk2_step(codec, count, parts, part_count, rate, round);
 }
 
 const char *add(uint32_t codec, uint64_t count, const struct cuda_part *part,

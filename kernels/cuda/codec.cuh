@@ -33,7 +33,7 @@ INTERNAL const char *select_launch(const struct selection &selection); // select
 INTERNAL void topk2_sizes(uint32_t codec, size_t count, struct cuda_codec_sizes *out);
 INTERNAL const char *topk2_encode(const struct cuda_encoding *encoding, struct cuda_encoded *out);
 INTERNAL const char *topk2_step(uint32_t codec, size_t count, const struct cuda_part *parts,
-                                uint32_t part_count, float rate, float *theta);
+                                uint32_t part_count, float rate, const struct cuda_round *round);
 INTERNAL const char *topk2_add(uint32_t codec, size_t count, const struct cuda_part *part,
                                float *target);
 

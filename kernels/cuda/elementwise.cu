@@ -97,32 +97,6 @@ struct sgd_operation {
     }
 };
 
-struct sgd_mean_operation {
-    float *theta;
-    const float *sum;
-    const uint16_t *senders;
-    float weight;
-    __device__ void operator()(size_t i) const {
-        if (senders[i] == 0) return;
-        theta[i] = __fsub_rn(theta[i],
-                             __fmul_rn(weight, __fdiv_rn(sum[i], static_cast<float>(senders[i]))));
-    }
-};
-
-// Indices differ within a call, so no two threads meet.
-struct scatter_add_operation {
-    float *sum;
-    uint16_t *senders;
-    const uint32_t *index;
-    const float *value;
-    float scale;
-    __device__ void operator()(size_t j) const {
-        uint32_t i = index[j];
-        sum[i] = __fadd_rn(sum[i], __fmul_rn(scale, value[j]));
-        if (senders) senders[i] = static_cast<uint16_t>(senders[i] + 1);
-    }
-};
-
 struct find_bad_operation {
     const float *a;
     int *bad;
@@ -203,21 +177,6 @@ const char *sgd(struct device_memory theta, struct device_memory q, float weight
     return run(sgd_operation{floats(theta), floats(q), weight}, count);
 }
 
-const char *sgd_mean(struct device_memory theta, struct device_memory sum,
-                     struct device_memory senders, float weight, size_t count) {
-    return run(
-        sgd_mean_operation{floats(theta), floats(sum), device_pointer<uint16_t>(senders), weight},
-        count);
-}
-
-const char *scatter_add(struct device_memory sum, struct device_memory senders,
-                        struct device_memory index, struct device_memory value, float by,
-                        size_t count) {
-    return run(scatter_add_operation{floats(sum), device_pointer<uint16_t>(senders),
-                                     device_pointer<uint32_t>(index), floats(value), by},
-               count);
-}
-
 const char *find_bad(const float *a, size_t count, int *bad, int *found) {
     TRY_CUDA(cudaMemsetAsync(bad, 0, sizeof *bad, current_stream()));
     TRY_CUDA(run(find_bad_operation{a, bad}, count));
@@ -278,8 +237,6 @@ void elementwise_install(struct cuda_operations *operations) {
     operations->nesterov_between = nesterov_between;
     operations->nesterov_end = nesterov_end;
     operations->sgd = sgd;
-    operations->sgd_mean = sgd_mean;
-    operations->scatter_add = scatter_add;
     operations->is_finite = is_finite;
     operations->norm_squared = norm_squared;
 }

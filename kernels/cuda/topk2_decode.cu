@@ -95,16 +95,32 @@ struct part_list {
     struct part part[CUDA_PARTS_MAX];
 };
 
-// A block takes a chunk: its messages are decoded side by side, a thread each, and added in their
+struct round_of {
+    float *theta, *sum;
+    uint16_t *senders;
+    float rate;
+};
+
+// As elementwise_scatter_mean for one element.
+__device__ void merge_element(const struct round_of &round, size_t i, float scale, float value) {
+    unsigned n = round.senders[i];
+    float sum = round.sum[i], before = n > 0 ? __fdiv_rn(sum, static_cast<float>(n)) : 0.0f;
+    sum = __fadd_rn(sum, __fmul_rn(scale, value));
+    float after = __fdiv_rn(sum, static_cast<float>(n + 1));
+    round.sum[i] = sum;
+    round.senders[i] = static_cast<uint16_t>(n + 1);
+    round.theta[i] = __fsub_rn(round.theta[i], __fmul_rn(round.rate, __fsub_rn(after, before)));
+}
+
+// A block takes a chunk: its messages are decoded side by side, a thread each, and merged in their
 // order.
 __global__ void __launch_bounds__(CHUNK_THREADS)
-    step_chunk(struct part_list list, shape form, size_t count, float rate, float *theta) {
-    __shared__ float sum[CHUNK], value[PARTS_AT_ONCE][KEEP_MAX];
-    __shared__ uint16_t senders[CHUNK], index[PARTS_AT_ONCE][KEEP_MAX];
+    step_chunk(struct part_list list, shape form, size_t count, struct round_of round) {
+    __shared__ float value[PARTS_AT_ONCE][KEEP_MAX];
+    __shared__ uint16_t index[PARTS_AT_ONCE][KEEP_MAX];
     __shared__ unsigned sent[PARTS_AT_ONCE];
     size_t c = blockIdx.x, first = c * CHUNK;
     unsigned size = static_cast<unsigned>(count - first < CHUNK ? count - first : CHUNK);
-    for (unsigned i = threadIdx.x; i < CHUNK; i += CHUNK_THREADS) sum[i] = 0, senders[i] = 0;
     for (unsigned from = 0; from < list.count; from += PARTS_AT_ONCE) {
         unsigned parts = list.count - from < PARTS_AT_ONCE ? list.count - from : PARTS_AT_ONCE;
         unsigned k = threadIdx.x / (CHUNK_THREADS / PARTS_AT_ONCE);
@@ -112,19 +128,11 @@ __global__ void __launch_bounds__(CHUNK_THREADS)
             sent[k] = decode_chunk(list.part[from + k], form, c, size, index[k], value[k]);
         __syncthreads();
         for (k = 0; k < parts; k++) {
-            if (threadIdx.x < sent[k]) {
-                unsigned i = index[k][threadIdx.x];
-                sum[i] =
-                    __fadd_rn(sum[i], __fmul_rn(list.part[from + k].scale, value[k][threadIdx.x]));
-                senders[i] = static_cast<uint16_t>(senders[i] + 1);
-            }
+            if (threadIdx.x < sent[k])
+                merge_element(round, first + index[k][threadIdx.x], list.part[from + k].scale,
+                              value[k][threadIdx.x]);
             __syncthreads();
         }
-    }
-    for (unsigned i = threadIdx.x; i < size; i += CHUNK_THREADS) {
-        if (senders[i] == 0) continue;
-        float mean = __fdiv_rn(sum[i], static_cast<float>(senders[i]));
-        theta[first + i] = __fsub_rn(theta[first + i], __fmul_rn(rate, mean));
     }
 }
 
@@ -150,7 +158,7 @@ struct part part_of(const struct cuda_part *part) {
 } // namespace
 
 const char *topk2_step(uint32_t codec, size_t count, const struct cuda_part *parts,
-                       uint32_t part_count, float rate, float *theta) {
+                       uint32_t part_count, float rate, const struct cuda_round *round) {
     if (part_count > CUDA_PARTS_MAX)
         return fail(CUDA_FAILURE_INPUT, "%u parts of a step, at most %d", part_count,
                     CUDA_PARTS_MAX);
@@ -159,7 +167,9 @@ const char *topk2_step(uint32_t codec, size_t count, const struct cuda_part *par
     list.count = part_count;
     for (uint32_t i = 0; i < part_count; i++) list.part[i] = part_of(&parts[i]);
     return LAUNCH(step_chunk, static_cast<unsigned>(chunks_of(count)), CHUNK_THREADS, list,
-                  shape_of(codec), count, rate, theta);
+                  shape_of(codec), count,
+                  round_of{floats(round->theta), floats(round->sum),
+                           device_pointer<uint16_t>(round->senders), rate});
 }
 
 const char *topk2_add(uint32_t codec, size_t count, const struct cuda_part *part, float *target) {

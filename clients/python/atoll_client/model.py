@@ -20,24 +20,28 @@ class Model:
         self.counts, self.periods = [0] * self.fragments, [0] * self.fragments
         self.theta = numpy.zeros(self.parameters, numpy.float32)
         self.momentum, self.accumulated = self.theta.copy(), self.theta.copy()
+        self.senders = numpy.zeros(self.parameters, numpy.uint16)
 
     def root(self):
         return signed.state_root(self.theta.astype("<f4").tobytes())
 
     def load(self, descriptor, content):
-        """Per fragment the contributions in D and the period (u32), theta and, in dense mode,
-        momentum and accumulated."""
-        arrays = 3 if self.dense else 1
-        if len(content) != 8 * self.fragments + arrays * 4 * self.parameters:
+        """Per fragment the contributions in D or S and the period (u32), theta, then momentum and D
+        in dense mode, S and n (u16) in sparse mode."""
+        arrays, each = (3, 12) if self.dense else (2, 10)
+        if len(content) != 8 * self.fragments + each * self.parameters:
             raise Untrue("a snapshot is not of this model's size")
         sums = numpy.frombuffer(content, "<u4", 2 * self.fragments)
         self.counts = [int(n) for n in sums[::2]]
         self.periods = [int(n) for n in sums[1::2]]
-        values = numpy.frombuffer(content, "<f4", offset=8 * self.fragments)
+        values = numpy.frombuffer(content, "<f4", arrays * self.parameters, 8 * self.fragments)
         parts = values.astype(numpy.float32).reshape(arrays, self.parameters)
-        self.theta = parts[0].copy()
+        self.theta, self.accumulated = parts[0].copy(), parts[-1].copy()
         if self.dense:
-            self.momentum, self.accumulated = parts[1].copy(), parts[2].copy()
+            self.momentum = parts[1].copy()
+        else:
+            at = len(content) - 2 * self.parameters
+            self.senders = numpy.frombuffer(content, "<u2", offset=at).astype(numpy.uint16)
         self.version = descriptor.version
         if self.root() != descriptor.root:
             raise Untrue("a snapshot's parameters have another state root than it names")
@@ -62,25 +66,35 @@ class Model:
         for _, values, scale in parts:
             g = values * scale
             d += g
-            if self.counts[fragment] == 0:  # another period holds once D is cleared
-                self.periods[fragment] = entry.period
+            ends = self._takes_one(entry)
             n = numpy.float32(self.periods[fragment])
-            self.counts[fragment] += 1
-            if self.counts[fragment] >= self.periods[fragment]:
+            if ends:
                 momentum[:] = self.momentum_rate * momentum + d / n
                 theta -= rate * (self.momentum_rate * momentum + g / n)
                 d[:] = 0
-                self.counts[fragment] = 0
             else:
                 theta -= rate * (g / n)
 
     def _sparse(self, entry, at, parts):
-        """Each coordinate moves by the mean over the parts that sent it."""
-        theta = self.theta[at]
-        total, senders = numpy.zeros_like(theta), numpy.zeros(len(theta), numpy.int64)
+        """Each coordinate goes to the mean over the parts of the round, so far, that sent it."""
+        theta, total, senders = self.theta[at], self.accumulated[at], self.senders[at]
+        rate, one = numpy.float32(entry.rate), numpy.float32(1)
         for places, values, scale in parts:
+            n = senders[places].astype(numpy.float32)
+            before = numpy.where(n > 0, total[places] / numpy.maximum(n, one), numpy.float32(0))
             total[places] = total[places] + scale * values
             senders[places] += 1
-        moved = senders > 0
-        divisor = senders[moved].astype(numpy.float32)
-        theta[moved] = theta[moved] - numpy.float32(entry.rate) * (total[moved] / divisor)
+            theta[places] = theta[places] - rate * (total[places] / (n + one) - before)
+            if self._takes_one(entry):
+                total[:], senders[:] = 0, 0
+
+    def _takes_one(self, entry):
+        """Whether the contribution ends a round. Another period holds once the sum is cleared."""
+        fragment = entry.fragment
+        if self.counts[fragment] == 0:
+            self.periods[fragment] = entry.period
+        self.counts[fragment] += 1
+        if self.counts[fragment] < self.periods[fragment]:
+            return False
+        self.counts[fragment] = 0
+        return True
