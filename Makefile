@@ -468,7 +468,7 @@ $(OUT)/bench/%: $(OUT)/bench/%.o $(LIBRARIES)
 # Programs, manual pages and completion made of their option tables, systemd units, documents.
 PREFIX  ?= /usr/local
 DESTDIR ?=
-INSTALLED := $(PROGRAMS) $(OUT)/bin/atoll-trainer
+INSTALLED := $(PROGRAMS) $(OUT)/bin/atoll-trainer $(LIBATOLL)
 .PHONY: install uninstall
 install: programs trainer
 	$(Q)scripts/install-files '$(DESTDIR)' '$(PREFIX)' $(INSTALLED) $(CUDA_BACKEND) \

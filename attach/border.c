@@ -324,8 +324,7 @@ static enum status write_token(struct border *border, struct error *error) {
     uint8_t secret[WIRE_TOKEN_SIZE / 2];
     random_system(secret, sizeof secret);
     hex_encode(secret, sizeof secret, border->token);
-    return file_write(border->options.token_file, bytes_of(border->token, WIRE_TOKEN_SIZE), 0600,
-                      error);
+    return file_write(border->token_path, bytes_of(border->token, WIRE_TOKEN_SIZE), 0600, error);
 }
 
 static enum status listen_at(struct border *border, struct error *error) {
@@ -355,6 +354,7 @@ enum status border_open(const struct border_options *options, struct border **ou
     border->options = *options;
     border->listener = -1;
     border->socket_path = xstrdup(options->socket);
+    border->token_path = xstrdup(options->token_file);
     border->factor = 1;
     enum status status = write_token(border, error);
     if (status == OK) status = listen_at(border, error);
@@ -378,6 +378,7 @@ void border_close(struct border *border) {
         (void)unlink(border->socket_path);
     }
     free(border->socket_path);
+    free(border->token_path);
     free_clearing(border, sizeof *border);
 }
 
@@ -395,6 +396,10 @@ void border_tell(struct border *border, bool stopping, uint64_t inner_steps, dou
     if (border->stopping == stopping && border->inner_steps == inner_steps &&
         border->factor == factor)
         return;
+    /* for who is not attached now, and will find no node */
+    if (stopping && !border->stopping)
+        (void)!file_write(border->token_path, bytes_of(WIRE_OVER, sizeof WIRE_OVER - 1), 0600,
+                          NULL);
     border->stopping = stopping;
     border->inner_steps = inner_steps;
     border->factor = factor;

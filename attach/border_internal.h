@@ -41,7 +41,7 @@ struct session {
 
 struct border {
     struct border_options options;
-    char *socket_path;
+    char *socket_path, *token_path;
     int listener;
     char token[WIRE_TOKEN_SIZE + 1];
     struct rank_connection **connections;

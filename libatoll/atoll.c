@@ -46,6 +46,7 @@ struct atoll_site {
     struct border_order order; /* the one that was seen last */
     bool due;                  /* and it is to be carried out now */
     bool ready_sent, going;
+    bool over; /* the run: found where there is no node any more */
     int ended; /* 0: attached; else AWAY or REFUSED */
     char message[WIRE_TEXT_SIZE];
 };
@@ -142,6 +143,10 @@ static int read_token(struct atoll_site *site, const char *path, char *token) {
     if (descriptor < 0)
         return complain(site, ATOLL_AWAY, "%s: %s; does atoll-node run there, with --attach?", path,
                         strerror(number));
+    if (size == sizeof WIRE_OVER - 1 && memcmp(token, WIRE_OVER, sizeof WIRE_OVER - 1) == 0) {
+        site->over = true;
+        return complain(site, ATOLL_REFUSED, "the run is over");
+    }
     if (size != WIRE_TOKEN_SIZE) return complain(site, ATOLL_INVALID, "%s holds no token", path);
     return ATOLL_OK;
 }
@@ -553,6 +558,7 @@ int atoll_applied(atoll_site *site) { return finish(site, false); }
 /* ---- looking --------------------------------------------------------------------------------- */
 
 int atoll_stopping(const atoll_site *site) {
+    if (site->over) return 1;
     return site->shared && (atomic_load(&site->shared->flags) & WIRE_STOPPING) ? 1 : 0;
 }
 

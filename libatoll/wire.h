@@ -111,6 +111,8 @@ struct wire_tensor {
     uint64_t dimensions, shape[WIRE_DIMENSIONS];
 };
 
+/* What the token's file says instead of a token once the run is over: there is no node any more. */
+#define WIRE_OVER "the run is over\n"
 enum { WIRE_STOPPING = 1 /* the run is over: the trainer may end */ };
 
 struct wire_shared {

@@ -174,6 +174,23 @@ static bool fragment_due(const struct node_state *state, uint32_t fragment) {
     return waits_for_merge(state) && is_waited_for(state, fragment);
 }
 
+_Static_assert(FRAGMENTS_LIMIT <= 64, "a bit for each");
+
+/* Of those that are due and not in `asked`, the one whose last snapshot is the longest ago. By
+ * their numbers the first ones would leave the last ones no turn, where a message takes longer than
+ * a round. */
+static bool longest_due(const struct node_state *state, uint64_t asked, uint32_t *out) {
+    bool found = false;
+    for (uint32_t fragment = 0; fragment < state->fragments; fragment++) {
+        const struct slot *slot = &state->slots[fragment];
+        if ((asked >> fragment & 1) || slot->moving || !fragment_due(state, fragment)) continue;
+        if (found && slot->steps_mark >= state->slots[*out].steps_mark) continue;
+        *out = fragment;
+        found = true;
+    }
+    return found;
+}
+
 /* What is beyond the cap would be refused, so the base goes forward first. Once: where the run goes
  * on faster than a base moves, a site that waited for it would never offer anything; and it is by
  * what is offered, refused or not, that the coordinator knows how often the others may. */
@@ -181,9 +198,10 @@ void node_rounds_begin(struct node_state *state, struct node_actions *out) {
     if (!run_takes_contributions(state) || state->catching_up || state->leaving ||
         state->link == LINK_FETCHING)
         return;
-    for (uint32_t fragment = 0; fragment < state->fragments; fragment++) {
+    uint64_t asked = 0;
+    for (uint32_t fragment = 0; longest_due(state, asked, &fragment);) {
         struct slot *slot = &state->slots[fragment];
-        if (!fragment_due(state, fragment) || slot->moving) continue;
+        asked |= UINT64_C(1) << fragment;
         if (message_under_way(state)) return;
         if (run_state_staleness(state->run, fragment, slot->base_version) >
                 run_state_staleness_cap(state->run, fragment, slot->base_version) &&

@@ -302,6 +302,29 @@ TEST(the_end_of_the_node_is_no_error_of_the_trainer) {
     node_stop(node);
 }
 
+TEST(a_job_that_is_not_attached_when_the_run_ends_learns_it_where_there_is_no_node) {
+    struct node *node = node_start();
+    struct member member = {.node = node, .world = 1};
+    struct atoll_options options = {.directory = node->directory, .world = 1};
+    atoll_site *site = NULL;
+    border_tell(node->border, true, 30, 1);
+    border_close(node->border);
+    CHECK_EQUAL(atoll_attach(&options, &site), ATOLL_REFUSED);
+    CHECK(strcmp(atoll_message(site), "the run is over") == 0);
+    CHECK_EQUAL(atoll_stopping(site), 1);
+    atoll_detach(site);
+    node->border = NULL;
+    node_stop(node);
+    node = node_start(); /* resumed */
+    member.node = node;
+    start(&member);
+    poll_until(node, trains, NULL);
+    atomic_store(&member.stop, true);
+    poll_until(node, has_ended, NULL);
+    join(&member);
+    node_stop(node);
+}
+
 TEST(a_higher_generation_replaces_the_one_that_trains_and_a_lower_one_is_refused) {
     struct node *node = node_start();
     struct member old = {.node = node, .world = 1, .generation = 4},

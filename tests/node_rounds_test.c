@@ -61,11 +61,11 @@ static void tell_entries(struct site *s) {
                                      .bytes = buffer_bytes(&s->f->entries[s->told])});
 }
 
-static struct site *site_open_as(bool restored) {
+static struct site *site_open_of(const char *manifest, bool restored) {
     struct site *s = xcalloc(1, sizeof *s);
     struct error error = {0};
-    s->f = fixture_open(PLAIN, 4096);
-    s->old = fixture_open(PLAIN, 4096);
+    s->f = fixture_open(manifest, 3 * 4096);
+    s->old = fixture_open(manifest, 3 * 4096);
     fixture_sites(s->f, 2);
     fixture_sites(s->old, 2);
     s->now_ms = 1000;
@@ -90,6 +90,7 @@ static struct site *site_open_as(bool restored) {
     return s;
 }
 
+static struct site *site_open_as(bool restored) { return site_open_of(PLAIN, restored); }
 static struct site *site_open(void) { return site_open_as(false); }
 
 static void site_close(struct site *s) {
@@ -376,5 +377,71 @@ TEST(a_site_that_leaves_a_run_that_goes_on_sends_its_message_first) {
     turn_away(s, REFUSED_BUSY);
     step(s, &(struct node_event){.kind = NODE_LEAVE});
     CHECK(!next_beat(s)->leaving);
+    site_close(s);
+}
+
+/* ---- a trainer that attaches, and fragments that are due together ---------------------------- */
+
+static void train_to(struct site *s, uint64_t steps) {
+    struct node_event progress = {.kind = NODE_PROGRESS};
+    progress.progress.steps = steps;
+    progress.progress.tokens = 100 * steps;
+    progress.progress.loss = 2;
+    step(s, &progress);
+}
+
+/* The snapshot that was asked for just now is made, at so many steps. */
+static const struct contribution *snapshot_at(struct site *s, uint64_t steps) {
+    const struct node_action *action = find(s, NODE_DO_SNAPSHOT);
+    CHECK(action != NULL);
+    struct node_event event = {
+        .kind = NODE_SNAPSHOTTED, .fragment = action->fragment, .sequence = action->sequence};
+    event.snapshotted.steps = steps;
+    event.snapshotted.tokens = 100 * steps;
+    step(s, &event);
+    CHECK((action = find(s, NODE_DO_ENCODE)) != NULL);
+    return &action->contribution;
+}
+
+TEST(a_snapshot_that_a_lost_trainer_cannot_make_is_given_up_and_its_steps_are_counted_nowhere) {
+    struct site *s = site_open();
+    train_to(s, 10);
+    const struct node_action *action = find(s, NODE_DO_SNAPSHOT);
+    CHECK(action != NULL);
+    uint64_t first = action->sequence;
+    step(s, &(struct node_event){
+                .kind = NODE_SNAPSHOTTED, .sequence = first + 1, .status = CANCELLED});
+    CHECK_EQUAL(node_state_slot(s->state, 0), SLOT_SNAPSHOT); /* another one */
+    step(s, &(struct node_event){.kind = NODE_SNAPSHOTTED, .sequence = first, .status = CANCELLED});
+    CHECK_EQUAL(node_state_slot(s->state, 0), SLOT_TRAINING);
+    train_to(s, 17);
+    CHECK(find(s, NODE_DO_SNAPSHOT) == NULL);
+    step(s, &(struct node_event){.kind = NODE_TRAINER_LOST});
+    train_to(s, 26);
+    CHECK(find(s, NODE_DO_SNAPSHOT) == NULL);
+    train_to(s, 27); /* ten after the loss */
+    const struct contribution *sent = snapshot_at(s, 27);
+    CHECK_EQUAL(sent->sequence, first + 1);
+    CHECK_EQUAL(sent->inner_steps, 10);
+    CHECK_EQUAL(sent->tokens, 1000);
+    site_close(s);
+}
+
+TEST(fragments_that_are_due_together_take_turns) {
+    struct site *s = site_open_of("fragments: 3\n" PLAIN, false);
+    uint32_t turns[3] = {0};
+    train_to(s, 30);
+    for (uint64_t steps = 60; steps <= 180; steps += 30) {
+        const struct contribution *sent = snapshot_at(s, steps - 30);
+        uint32_t fragment = sent->fragment;
+        uint64_t sequence = sent->sequence;
+        turns[fragment]++;
+        train_to(s, steps); /* all are due by the time that this one is over */
+        step(s, &(struct node_event){.kind = NODE_ENCODED,
+                                     .fragment = fragment,
+                                     .sequence = sequence,
+                                     .status = INVALID});
+    }
+    CHECK(turns[0] == 2 && turns[1] == 2 && turns[2] == 1);
     site_close(s);
 }

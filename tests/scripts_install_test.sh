@@ -11,7 +11,7 @@ echo theirs >"$installed/bin/another"
 echo theirs >"$installed/share/doc/atoll/notes"
 cp "$bin/atoll-wan-proxy" "$place/atoll-kernels-cuda.so" # any library does here
 "$root/scripts/install-files" "$place" /usr "${programs[@]/#/$bin/}" \
-    "$place/atoll-kernels-cuda.so" >"$place/out" 2>&1
+    "$place/atoll-kernels-cuda.so" "$bin/../lib/libatoll.so.0" >"$place/out" 2>&1
 verdict everything_is_installed $?
 
 all_there() {
@@ -70,6 +70,34 @@ completions() {
 }
 completions
 verdict completion_offers_commands_flags_and_choices $?
+
+# A stranger's program, by pkg-config; strict C99, no names beside atoll_*, and libc alone.
+libatoll() {
+    local flags
+    cat >"$place/job.c" <<'END'
+#include <atoll.h>
+#include <stdio.h>
+int main(void) {
+    struct atoll_options options = {.directory = "/nowhere", .world = 1};
+    atoll_site *site;
+    int result = atoll_attach(&options, &site);
+    printf("%d %s\n", result, atoll_message(site));
+    atoll_detach(site);
+    return 0;
+}
+END
+    flags=$(PKG_CONFIG_PATH=$installed/lib/pkgconfig PKG_CONFIG_SYSROOT_DIR=$place \
+        pkg-config --cflags --libs libatoll) || return 1
+    # shellcheck disable=SC2086
+    gcc -std=c99 -Wall -Wextra -Wpedantic -Werror -I"$installed/include" -o "$place/job" \
+        "$place/job.c" -L"$installed/lib" $flags || return 1
+    LD_LIBRARY_PATH=$installed/lib "$place/job" | grep -q '^-1 /nowhere/attach.token: ' || return 1
+    ! nm -D --defined-only "$installed/lib/libatoll.so.0" |
+        grep -Ev ' (atoll_[a-z_]+|LIBATOLL_0)' || return 1
+    [ "$(objdump -p "$installed/lib/libatoll.so.0" | grep -c NEEDED)" = 1 ]
+}
+libatoll
+verdict a_program_in_c99_links_libatoll_by_pkg_config $?
 
 ! grep -rn '@PREFIX@' "$installed/lib/systemd" && grep -q '^ExecStart=/usr/bin/atoll-node run' \
     "$installed/lib/systemd/system/atoll-node@.service"

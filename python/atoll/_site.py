@@ -60,7 +60,7 @@ class Site:
     def detach(self) -> None:
         """What was trained since the last publication is lost to the run."""
         if self._handle:
-            self._over = self.stopping
+            self._over = self._over or self.stopping
             self._library.atoll_detach(self._handle)
         self._handle = None
 
