@@ -87,6 +87,8 @@ class Reader:
                 write_text(os.path.join("build/data", name), name)
         write_text("text.txt", "first")
         write_text("other.txt", "other")
+        write_text("wiki.txt", "written")
+        write_text("code.txt", "coded")
         self.environment = dict(os.environ, PATH=PROGRAMS + ":" + os.environ["PATH"],
                                 no_grpc_proxy="127.0.0.1")
 
@@ -167,7 +169,7 @@ def dry_run(reader, line):
 
 
 def serve(reader, line):
-    reader.start("coordinator", line)
+    reader.start("coordinator", line + " --heldout other.txt --heldout-windows 2")
     reader.wait("coordinator", "readiness", lambda: " listening " in reader.log("coordinator"))
 
 
@@ -180,6 +182,18 @@ def invite(reader, line):
     assert (said[0].startswith("ATOLL_TOKEN=") and
             said[1:] == ["atoll-node", "join", f"127.0.0.1:{reader.port}"]), said
     reader.token = said[0].removeprefix("ATOLL_TOKEN=")
+
+
+def invite_observer(reader, line):
+    with open(os.open("token", os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+        file.write(reader.run(line).split()[0].removeprefix("ATOLL_TOKEN=") + "\n")
+
+
+def observe(reader, line):
+    reader.start("observer", line + " --heartbeat-interval 1s")
+    reader.wait("observer", "evaluation",
+                lambda: os.path.exists("srv/atoll/eval-1/evaluations.jsonl"))
+    reader.end("observer")
 
 
 def accepted(reader):
@@ -287,6 +301,9 @@ STEPS = {  # in the pages' order
     "atoll-node leave --dir site": leave,
     "ctl site invitations": answers("eu-north", "used"),
     "ctl site invite --withdraw eu-south": withdraw,
+    "ctl site invite --name eval-1 --role observer": invite_observer,
+    "atoll-node join coordinator.example:7400 --token-file token --dir /srv/atoll/eval-1 "
+    "--data wiki.txt --data code.txt --heldout 100%": observe,
     "ctl run status": answers("tides", "version"),
     "ctl site list": answers("eu-north"),
     'ctl run pause --reason "moving racks"': pause_and_resume,
@@ -295,6 +312,7 @@ STEPS = {  # in the pages' order
     'ctl run set merge.quorum 3 --reason "two more sites"': answers("merge.quorum"),
     'ctl run stop --reason "done"': answers("stopped"),
     "atollctl model export --dir /srv/atoll/run --output model": answers("exported"),
+    "atollctl model export --dir /srv/atoll/run --output model --at best": answers("exported"),
     "atollctl ledger verify --dir /srv/atoll/run": answers("verified", "state root"),
     "atollctl ledger list --dir /srv/atoll/run": answers("genesis", "contribution", "stopped"),
     "atoll-trainer train text.txt --preset 4m --state run.state --save-every 100 "
