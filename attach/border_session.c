@@ -36,7 +36,8 @@ static enum status take_memory(struct session *session, struct error *error) {
         return error_set(error, FULL, "%zu bytes of shared memory: %s", session->size,
                          strerror(errno));
     void *memory =
-        mmap(NULL, session->size, PROT_READ | PROT_WRITE, MAP_SHARED, session->memory, 0);
+        mmap(NULL, session->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE,
+             session->memory, 0); /* first touch is the cost, and is not to be the trainer's */
     if (memory == MAP_FAILED)
         return error_set(error, FULL, "map %zu bytes of shared memory: %s", session->size,
                          strerror(errno));

@@ -573,7 +573,7 @@ uint64_t atoll_inner_steps(const atoll_site *site) {
     return site->shared ? atomic_load(&site->shared->inner_steps) : 0;
 }
 
-uint64_t atoll_version(const atoll_site *site) { return site->version; }
+uint64_t atoll_run_version(const atoll_site *site) { return site->version; }
 uint64_t atoll_steps(const atoll_site *site) { return site->steps; }
 uint64_t atoll_parameters(const atoll_site *site) {
     return site->shared ? site->shared->parameters : 0;

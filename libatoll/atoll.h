@@ -99,7 +99,7 @@ int atoll_add(atoll_site *site, size_t piece, float *values);     /* values += t
 int atoll_stopping(const atoll_site *site);           /* 1: the run is over */
 double atoll_schedule_factor(const atoll_site *site); /* of the peak learning rate; 1 is the peak */
 uint64_t atoll_inner_steps(const atoll_site *site);   /* H: steps in a round */
-uint64_t atoll_version(const atoll_site *site);       /* of the run, as of the last correction */
+uint64_t atoll_run_version(const atoll_site *site);   /* of the run, as of the last correction */
 uint64_t atoll_steps(const atoll_site *site);         /* since it attached */
 uint64_t atoll_parameters(const atoll_site *site);
 const char *atoll_message(const atoll_site *site); /* never NULL; valid until the next call */

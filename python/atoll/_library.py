@@ -69,7 +69,7 @@ def declare(library: Any) -> Any:
         "stopping": (ctypes.c_int, site),
         "schedule_factor": (ctypes.c_double, site),
         "inner_steps": (number, site),
-        "version": (number, site),
+        "run_version": (number, site),
         "steps": (number, site),
         "parameters": (number, site),
         "message": (ctypes.c_char_p, site),

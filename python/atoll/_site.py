@@ -45,7 +45,7 @@ class Site:
 
     @property
     def version(self) -> int:
-        return int(self._library.atoll_version(self._handle)) if self._handle else 0
+        return int(self._library.atoll_run_version(self._handle)) if self._handle else 0
 
     @property
     def steps(self) -> int:
