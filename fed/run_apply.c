@@ -206,8 +206,6 @@ static void commit_added(struct run_state *state, const struct ledger_entry *ent
         state->active_sites++;
         state->present_sites++;
         run_note_present(state);
-    } else {
-        MARK("run: an observer");
     }
     end_invitations(state, entry->added.name, INVITATION_VOID);
 }
