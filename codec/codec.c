@@ -44,6 +44,14 @@ size_t codec_bound(enum codec codec, size_t count) {
                                                        : dense_payload_size(codec, count));
 }
 
+size_t codec_bound_of_mode(enum codec codec, size_t count) {
+    size_t most = 0;
+    for (int other = CODEC_FP32; codec_is_known(other); other++)
+        if (codec_is_sparse((enum codec)other) == codec_is_sparse(codec))
+            most = MAX(most, codec_bound((enum codec)other, count));
+    return most;
+}
+
 double codec_bits(enum codec codec) {
     switch (codec) {
     case CODEC_FP32: return 32;

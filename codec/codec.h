@@ -66,6 +66,8 @@ bool codec_is_sparse(enum codec codec);
  * it is the worst case (a quarter above what is usual). A coordinator refuses a longer payload
  * before it receives it. count <= CODEC_COUNT_MAX. */
 size_t codec_bound(enum codec codec, size_t count);
+/* The largest of any codec of the same mode as this one: a rule may change one for the other. */
+size_t codec_bound_of_mode(enum codec codec, size_t count);
 /* Bits per parameter of a usual message without its header: exact for all but topk2, where it is
  * what deltas of trained models take (docs/codec.md). 0 for other values. */
 double codec_bits(enum codec codec);

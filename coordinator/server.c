@@ -197,7 +197,7 @@ static enum status restore(struct server *server, struct error *error) {
     struct coordinator_options options = {
         .key = server->keys.coordinator,
         .uploads_limit = server->options.uploads_limit,
-        .payload_limit = codec_bound((enum codec)server->manifest.codec.kind, largest),
+        .payload_limit = codec_bound_of_mode((enum codec)server->manifest.codec.kind, largest),
         .presence_ms = server->options.presence_ms,
         .retry_ms = server->options.retry_ms,
         .lost_ms = server->options.lost_ms,

@@ -43,9 +43,10 @@ static enum refusal rules_of_identity(const struct run_state *state, const struc
 
 static enum refusal rules_of_form(const struct run_state *state, const struct contribution *c,
                                   struct error *why) {
-    if (c->codec != state->manifest.codec.kind)
-        REFUSE(REFUSED_MALFORMED, "codec %u, the run's is %u", c->codec,
-               state->manifest.codec.kind);
+    enum codec codec = run_state_codec(state, c->base_version);
+    if (c->codec != codec)
+        REFUSE(REFUSED_MALFORMED, "codec %u, the run's is %u for base version %llu", c->codec,
+               (unsigned)codec, (unsigned long long)c->base_version);
     if (c->fragment >= state->manifest.fragments)
         REFUSE(REFUSED_MALFORMED, "fragment %u of %u", c->fragment, state->manifest.fragments);
     if (c->sequence == 0) REFUSE(REFUSED_MALFORMED, "sequence 0: they begin at 1");
@@ -138,7 +139,7 @@ enum refusal contribution_rules(const struct run_state *state, const struct site
     PASS(rules_of_base(state, c, why));
     uint64_t start, count;
     fragment_range(state->parameters, state->manifest.fragments, c->fragment, &start, &count);
-    uint64_t bound = codec_bound(state->manifest.codec.kind, (size_t)count);
+    uint64_t bound = codec_bound((enum codec)c->codec, (size_t)count);
     if (c->payload_size == 0 || c->payload_size > bound)
         REFUSE(REFUSED_SIZE, "a payload of %llu bytes; 1 to %llu",
                (unsigned long long)c->payload_size, (unsigned long long)bound);

@@ -230,7 +230,7 @@ enum status manifest_parse(struct bytes yaml, struct manifest *out, struct error
 /* --- changing --------------------------------------------------------------------------------- */
 
 /* What everybody reads anew for every message, step or heartbeat. The rest is built into what sites
- * and coordinator made at their start: the model, the optimizer's moments, the codec's buffers. */
+ * and coordinator made at their start: the model, the optimizer's moments. */
 static bool is_changeable(const char *key) {
     static const char *const keys[] = {"inner.learning_rate",
                                        "inner.schedule",
@@ -241,6 +241,7 @@ static bool is_changeable(const char *key) {
                                        "inner.dylu",
                                        "outer.learning_rate",
                                        "outer.period",
+                                       "codec.kind",
                                        "merge.quorum",
                                        "merge.grace",
                                        "merge.staleness_cap",

@@ -96,7 +96,8 @@ static enum status check_input(const struct model_state *state, uint32_t part,
                                const struct step_input *input, uint64_t count, double *scaled_norm,
                                struct error *error) {
     const struct payload_terms *terms = payload_terms(input->payload);
-    if (terms->codec != (enum codec)state->manifest.codec.kind || terms->count != count)
+    bool sparse = state->mode == OUTER_SPARSE;
+    if (codec_is_sparse(terms->codec) != sparse || terms->count != count)
         return error_set(error, INVALID, "part %u: a payload of %llu parameters in %s", part,
                          (unsigned long long)terms->count, codec_name(terms->codec));
     if (!(input->scale >= 0) || !isfinite(input->scale))
@@ -179,8 +180,8 @@ static void step_dense(struct model_state *state, uint32_t fragment, uint64_t st
           *accumulated = state->accumulated + start;
     for (uint32_t i = 0; i < parts; i++) {
         float *g = state->scratch;
-        codec_decode_checked(state->manifest.codec.kind, payload_bytes(inputs[i].payload), count,
-                             g);
+        codec_decode_checked(payload_terms(inputs[i].payload)->codec,
+                             payload_bytes(inputs[i].payload), count, g);
         elementwise_scale(g, g, inputs[i].scale, count);
         bool ends = takes_one(sum, step->period);
         struct rules rules = rules_of(state, step, sum);
@@ -198,8 +199,9 @@ static void step_sparse(struct model_state *state, uint32_t fragment, uint64_t s
     const struct codec_round round = {state->theta + start, state->accumulated + start,
                                       state->senders + start};
     for (uint32_t i = 0; i < parts; i++) {
-        codec_merge_checked(state->manifest.codec.kind, payload_bytes(inputs[i].payload), count,
-                            inputs[i].scale, step->rate, &round);
+        codec_merge_checked(payload_terms(inputs[i].payload)->codec,
+                            payload_bytes(inputs[i].payload), count, inputs[i].scale, step->rate,
+                            &round);
         if (!takes_one(&state->sums[fragment], step->period)) continue;
         memset(round.sum, 0, count * sizeof *round.sum);
         memset(round.senders, 0, count * sizeof *round.senders);

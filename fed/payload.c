@@ -18,8 +18,9 @@ struct payload_terms payload_terms_of(const struct manifest *manifest, uint64_t 
                                       const struct contribution *contribution) {
     uint64_t start, count;
     fragment_range(parameters, manifest->fragments, contribution->fragment, &start, &count);
-    struct payload_terms terms = {
-        .size = contribution->payload_size, .codec = manifest->codec.kind, .count = count};
+    struct payload_terms terms = {.size = contribution->payload_size,
+                                  .codec = (enum codec)contribution->codec,
+                                  .count = count};
     memcpy(terms.digest, contribution->payload_digest, DIGEST_SIZE);
     return terms;
 }

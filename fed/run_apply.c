@@ -81,6 +81,7 @@ static void commit_genesis(struct run_state *state, const struct ledger_entry *e
     uint32_t cap = state->manifest.merge.staleness_cap;
     state->caps = xcalloc(1, sizeof *state->caps);
     state->caps[state->cap_count++].cap = cap;
+    run_note_codec(state, 0);
     for (uint32_t f = 0; f < state->manifest.fragments; f++) {
         uint64_t start;
         fragment_range(state->parameters, state->manifest.fragments, f, &start,
@@ -396,9 +397,10 @@ static enum status check_rule(const struct run_state *state, const struct ledger
     return status;
 }
 
-/* A message is judged by the cap of its base version, so another one is for bases to come. */
+/* A message is judged by the cap and the codec of its base version, so another one is for bases to
+ * come. */
 static void commit_rule(struct run_state *state, const struct ledger_entry *entry) {
-    uint32_t cap = state->manifest.merge.staleness_cap;
+    uint32_t cap = state->manifest.merge.staleness_cap, codec = state->manifest.codec.kind;
     MUST(manifest_change(&state->manifest, entry->rule.key, entry->rule.value, &state->manifest,
                          NULL, NULL));
     MARK("run: another rule");
@@ -406,6 +408,7 @@ static void commit_rule(struct run_state *state, const struct ledger_entry *entr
         state->inner_steps = state->manifest.inner.inner_steps;
     if (strcmp(entry->rule.key, "token_budget") == 0)
         state->token_budget = state->manifest.token_budget;
+    if (state->manifest.codec.kind != codec) run_note_codec(state, state->version + 1);
     if (state->manifest.merge.staleness_cap == cap) return;
     cap = state->manifest.merge.staleness_cap;
     run_remember(state, cap);

@@ -94,6 +94,11 @@ struct run_state {
         uint32_t cap; /* as the manifest has it */
     } * caps;         /* [cap_count], owned; the manifest's first, from 0 */
     uint32_t cap_count;
+    struct codec_change { /* likewise the codec */
+        uint64_t from;
+        enum codec codec;
+    } * codecs; /* [codec_count], owned */
+    uint32_t codec_count;
     struct fragment_slot fragments[FRAGMENTS_LIMIT];
     uint32_t remembered;     /* steps per fragment: staleness cap + 1 */
     struct root_slot *roots; /* [root_capacity], owned: the root of version v at (v / root_interval)
@@ -132,6 +137,8 @@ MUST_USE enum status run_check_step(const struct run_state *state, const struct 
 /* Steps and roots are remembered as far back as that cap of the manifest's reaches, if they are not
  * already. */
 void run_remember(struct run_state *state, uint32_t cap);
+/* The codec is the manifest's for messages with a base from that version on. */
+void run_note_codec(struct run_state *state, uint64_t from);
 /* The number of sites that are present has changed. */
 void run_note_present(struct run_state *state);
 void run_commit_step(struct run_state *state, const struct ledger_entry *entry);

@@ -48,6 +48,23 @@ uint32_t run_state_staleness_cap(const struct run_state *state, uint32_t fragmen
     return staleness_cap_of(&rules, most);
 }
 
+enum codec run_state_codec(const struct run_state *state, uint64_t base_version) {
+    uint32_t at = state->codec_count;
+    while (at > 1 && state->codecs[at - 1].from > base_version) at--;
+    return state->codecs[at - 1].codec;
+}
+
+void run_note_codec(struct run_state *state, uint64_t from) {
+    enum codec codec = (enum codec)state->manifest.codec.kind;
+    /* two rules at one version: the later one alone */
+    if (state->codec_count == 0 || state->codecs[state->codec_count - 1].from != from) {
+        size_t count = state->codec_count + 1;
+        state->codecs = xrealloc(state->codecs, count * sizeof *state->codecs);
+        state->codec_count++;
+    }
+    state->codecs[state->codec_count - 1] = (struct codec_change){from, codec};
+}
+
 /* What was forgotten before stays forgotten. A message with a base so old is judged by a cap of
  * then, which it exceeds by the steps that are known. */
 void run_remember(struct run_state *state, uint32_t cap) {

@@ -28,6 +28,7 @@ void run_state_destroy(struct run_state *state) {
     free(state->roots);
     free(state->dropped);
     free(state->caps);
+    free(state->codecs);
     merkle_destroy(state->tree);
     free(state);
 }

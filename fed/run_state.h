@@ -37,6 +37,7 @@
 #ifndef FED_RUN_STATE_H
 #define FED_RUN_STATE_H
 
+#include "codec/codec.h"
 #include "fed/ledger.h"
 #include "fed/merkle.h"
 #include "fed/receipt.h"
@@ -184,6 +185,8 @@ uint64_t run_state_staleness(const struct run_state *state, uint32_t fragment,
 /* How many steps a contribution with that base may have missed. */
 uint32_t run_state_staleness_cap(const struct run_state *state, uint32_t fragment,
                                  uint64_t base_version);
+/* The codec of messages with that base. */
+enum codec run_state_codec(const struct run_state *state, uint64_t base_version);
 /* Version of the fragment's last step; 0 if none. */
 uint64_t run_state_fragment_version(const struct run_state *state, uint32_t fragment);
 /* Median norm of the fragment's sites; 0 while it is not known. */

@@ -461,7 +461,7 @@ static enum status start_links(struct daemon *daemon, struct error *error) {
                                 .waits = !daemon->settings->overlap,
                                 .instance = daemon->instance,
                                 .payload_limit =
-                                    codec_bound(daemon->replica.codec, (size_t)largest),
+                                    codec_bound_of_mode(daemon->replica.codec, (size_t)largest),
                                 .tell = daemon_loop_post,
                                 .context = daemon};
     check_certificates(daemon);
@@ -474,7 +474,7 @@ static enum status start_links(struct daemon *daemon, struct error *error) {
                                     .restored = daemon_is_restored(daemon),
                                     .timeout_ms = (uint32_t)daemon->settings->timeout_ms,
                                     .payload_limit =
-                                        codec_bound(daemon->replica.codec, (size_t)largest),
+                                        codec_bound_of_mode(daemon->replica.codec, (size_t)largest),
                                     .nominal_payload = daemon_nominal_payload(daemon),
                                     .snapshot_size = snapshot_size(&daemon->replica.global),
                                     .backlog_limit = BACKLOG_LIMIT,

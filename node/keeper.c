@@ -81,8 +81,9 @@ static enum status write_round(struct keeper *keeper, struct keeper_job *job) {
 
 static void make_message(struct keeper *keeper, struct keeper_job *job) {
     job->made = true;
-    job->status = replica_encode(keeper->options.replica, job->fragment, &job->payload,
-                                 &job->contribution.norm, &job->error);
+    job->status =
+        replica_encode(keeper->options.replica, job->fragment, (enum codec)job->contribution.codec,
+                       &job->payload, &job->contribution.norm, &job->error);
     if (job->status == OK) seal(keeper, job);
 }
 
@@ -111,10 +112,14 @@ static enum keeper_outcome do_restore(struct keeper *keeper, struct keeper_job *
     struct replica *replica = keeper->options.replica;
     struct buffer payload = {0};
     const struct journal_round *round = journal_round(keeper->options.journal, job->fragment);
+    struct contribution sent = {0};
     enum status status = OK;
     if (!round || !round->in_flight || round->sequence != job->sequence)
         status = error_set(&job->error, FAILED, "no record of sequence %llu",
                            (unsigned long long)job->sequence);
+    if (status == OK)
+        status =
+            contribution_decode(bytes_of(round->header, sizeof round->header), &sent, &job->error);
     if (status == OK)
         status = journal_payload_read(keeper->options.journal, round->payload_digest,
                                       round->payload_size, &payload, &job->error);
@@ -124,7 +129,8 @@ static enum keeper_outcome do_restore(struct keeper *keeper, struct keeper_job *
         replica_stage(replica, job->fragment);
         status = OK;
     } else if (status == OK) {
-        status = replica_restore(replica, job->fragment, buffer_bytes(&payload), &job->error);
+        status = replica_restore(replica, job->fragment, (enum codec)sent.codec,
+                                 buffer_bytes(&payload), &job->error);
     }
     buffer_deinit(&payload);
     job->status = status;

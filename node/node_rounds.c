@@ -254,10 +254,9 @@ void node_progress(struct node_state *state, const struct node_event *event) {
 static void fill_header(const struct node_state *state, uint32_t fragment, const struct slot *slot,
                         uint64_t began, struct contribution *out) {
     const struct run_site *own = run_state_site(state->run, state->options.site);
-    const struct manifest *manifest = run_state_manifest(state->run);
     *out = (struct contribution){
         .protocol = PROTOCOL_VERSION,
-        .codec = manifest->codec.kind,
+        .codec = (uint16_t)run_state_codec(state->run, slot->base_version),
         .epoch = run_state_epoch(state->run),
         .site = state->options.site,
         .fragment = fragment,

@@ -32,6 +32,7 @@ enum status replica_init(struct replica *replica, const struct manifest *manifes
         uint64_t start, count;
         fragment_range(parameters, replica->fragments, fragment, &start, &count);
         status = codec_encoder_create(replica->codec, count, &replica->encoders[fragment], error);
+        replica->encoded[fragment] = replica->codec;
     }
     if (status != OK) replica_deinit(replica);
     return status;
@@ -71,6 +72,7 @@ static struct range range_of(const struct replica *replica, uint32_t fragment) {
 enum status replica_use_device(struct replica *replica, const struct cuda_operations *cuda,
                                struct error *error) {
     enum status status = OK;
+    replica->cuda = cuda;
     for (uint32_t fragment = 0; status == OK && fragment < replica->fragments; fragment++) {
         status =
             device_encoder_create(cuda, replica->codec, range_of(replica, fragment).count,
@@ -115,12 +117,36 @@ void replica_snapshot(struct replica *replica, uint32_t fragment, const float *l
     memcpy(replica->snapshot + range.start, local + range.start, range.size);
 }
 
-enum status replica_encode(struct replica *replica, uint32_t fragment, struct buffer *payload,
-                           double *norm, struct error *error) {
+/* Its encoder is for the codec from here on. */
+static enum status use_codec(struct replica *replica, uint32_t fragment, enum codec codec,
+                             struct error *error) {
+    struct codec_encoder *encoder = NULL;
+    uint64_t count = range_of(replica, fragment).count;
+    if (replica->encoded[fragment] == codec) return OK;
+    if (codec_is_sparse(codec) != (replica->feedback != NULL))
+        return error_set(error, INVALID, "%s is a codec of the other mode", codec_name(codec));
+    TRY(codec_encoder_create(codec, (size_t)count, &encoder, error));
+    codec_encoder_destroy(replica->encoders[fragment]);
+    replica->encoders[fragment] = encoder;
+    replica->encoded[fragment] = codec;
+    if (!replica->device[fragment]) return OK;
+    device_encoder_destroy(replica->device[fragment]);
+    replica->device[fragment] = NULL;
+    struct error why = {0};
+    if (device_encoder_create(replica->cuda, codec, count, replica->feedback != NULL,
+                              &replica->device[fragment], &why) != OK)
+        replica->device_error = why;
+    return OK;
+}
+
+enum status replica_encode(struct replica *replica, uint32_t fragment, enum codec codec,
+                           struct buffer *payload, double *norm, struct error *error) {
     struct range range = range_of(replica, fragment);
     float *feedback = replica->feedback ? replica->feedback + range.start : NULL;
     size_t before = payload->size;
     double squared = 0;
+    TRY(use_codec(replica, fragment, codec, error));
+    replica->codec = codec;
     TRY(encode_range(replica, fragment, &range, feedback, payload, error));
     struct bytes message = bytes_of(payload->data + before, payload->size - before);
     TRY(codec_norm_squared(replica->codec, message, range.count, &squared, error));
@@ -134,12 +160,11 @@ void replica_stage(struct replica *replica, uint32_t fragment) {
     replica->next_version[fragment] = replica->global.version;
 }
 
-enum status replica_restore(struct replica *replica, uint32_t fragment, struct bytes payload,
-                            struct error *error) {
+enum status replica_restore(struct replica *replica, uint32_t fragment, enum codec codec,
+                            struct bytes payload, struct error *error) {
     struct range range = range_of(replica, fragment);
     if (replica->feedback) {
-        TRY(codec_restore(replica->codec, payload, range.count, replica->feedback + range.start,
-                          error));
+        TRY(codec_restore(codec, payload, range.count, replica->feedback + range.start, error));
     }
     replica_stage(replica, fragment);
     return OK;

@@ -41,15 +41,17 @@ struct replica {
     struct model_state global;
     uint64_t parameters;
     uint32_t fragments;
-    enum codec codec;
-    float *base;     /* [parameters] */
-    float *snapshot; /* [parameters] */
-    float *next;     /* [parameters]: the base a rebase goes to */
-    float *feedback; /* [parameters]; NULL in dense mode */
+    enum codec codec; /* of the last message, and of the first one to come at the start */
+    const struct cuda_operations *cuda; /* NULL: no device */
+    float *base;                        /* [parameters] */
+    float *snapshot;                    /* [parameters] */
+    float *next;                        /* [parameters]: the base a rebase goes to */
+    float *feedback;                    /* [parameters]; NULL in dense mode */
     uint64_t base_version[FRAGMENTS_LIMIT];
     uint64_t next_version[FRAGMENTS_LIMIT];
     /* [fragments]: the last fragment may be longer */
     struct codec_encoder *encoders[FRAGMENTS_LIMIT];
+    enum codec encoded[FRAGMENTS_LIMIT];            /* what they are for */
     struct device_encoder *device[FRAGMENTS_LIMIT]; /* NULL: the CPU encodes */
     struct error device_error; /* why the device was given up; OK: it was not */
 };
@@ -66,15 +68,17 @@ MUST_USE enum status replica_use_device(struct replica *replica, const struct cu
 void replica_begin(struct replica *replica, float *local);
 /* Trainer: theta_s of the fragment. local is the whole vector. */
 void replica_snapshot(struct replica *replica, uint32_t fragment, const float *local);
-/* Worker: appends the fragment's message to *payload and moves the feedback. INVALID if the delta
- * is not finite: nothing has changed then. *norm is the L2 norm that the header tells. */
-MUST_USE enum status replica_encode(struct replica *replica, uint32_t fragment,
+/* Worker: appends the fragment's message to *payload and moves the feedback. Where the run's codec
+ * is another one than before, the encoder is made anew: FULL without the memory for it. INVALID if
+ * the delta is not finite. Nothing has changed in either case. *norm is the L2 norm that the header
+ * tells. */
+MUST_USE enum status replica_encode(struct replica *replica, uint32_t fragment, enum codec codec,
                                     struct buffer *payload, double *norm, struct error *error);
 /* Worker: next = global, for the fragment. */
 void replica_stage(struct replica *replica, uint32_t fragment);
 /* Worker: a message of ours was refused; sparse: its mass goes back into the feedback. Then
  * replica_stage. */
-MUST_USE enum status replica_restore(struct replica *replica, uint32_t fragment,
+MUST_USE enum status replica_restore(struct replica *replica, uint32_t fragment, enum codec codec,
                                      struct bytes payload, struct error *error);
 enum rebase {
     REBASE_SENT, /* what was trained before the snapshot is in the message or the feedback: local -

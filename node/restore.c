@@ -150,11 +150,13 @@ static enum status rebuild_base(struct restoring *r, const struct journal_round 
     struct buffer payload = {0};
     float *base = replica->base + piece.start;
     const float *snapshot = replica->snapshot + piece.start;
+    struct contribution sent;
+    TRY(contribution_decode(bytes_of(round->header, sizeof round->header), &sent, error));
     enum status status = journal_payload_read(r->input->journal, round->payload_digest,
                                               (size_t)round->payload_size, &payload, error);
     if (status == OK)
-        status =
-            codec_decode(replica->codec, buffer_bytes(&payload), (size_t)piece.count, base, error);
+        status = codec_decode((enum codec)sent.codec, buffer_bytes(&payload), (size_t)piece.count,
+                              base, error);
     if (status == OK) elementwise_add(base, base, snapshot, (size_t)piece.count);
     if (status == CORRUPT ||
         status == NOT_FOUND) { /* for good: if the message is refused, its mass is lost */

@@ -418,7 +418,8 @@ void coordinator_boot(struct coordinator *coordinator) {
     struct coordinator_options options = {
         .key = coordinator->setup.key,
         .uploads_limit = scenario->uploads_limit,
-        .payload_limit = codec_bound((enum codec)scenario->manifest.codec.kind, (size_t)largest),
+        .payload_limit =
+            codec_bound_of_mode((enum codec)scenario->manifest.codec.kind, (size_t)largest),
         .presence_ms = scenario->presence_ms,
         .retry_ms = 200,
         .lost_ms = 4000 * MIN(scenario->pace, 8u),

@@ -33,7 +33,8 @@ struct fixture {
     struct fixture_payload payloads[FIXTURE_ENTRIES];
     uint64_t payload_count;
     struct random random;
-    uint64_t tokens; /* of the next contributions; 0: 1000 */
+    uint64_t tokens;  /* of the next contributions; 0: 1000 */
+    enum codec codec; /* of the next contributions */
     struct codec_encoder *encoders[FRAGMENTS_LIMIT];
     struct error error;
     struct step_rules rules;
@@ -123,6 +124,7 @@ FIXTURE struct fixture *fixture_open(const char *more, uint64_t parameters) {
         CHECK_OK(
             codec_encoder_create(f->manifest.codec.kind, (size_t)count, &f->encoders[i], &error));
     }
+    f->codec = (enum codec)f->manifest.codec.kind;
     struct buffer manifest = {0};
     struct ledger_entry genesis = fixture_genesis(f, &manifest);
     fixture_append(f, &genesis);
@@ -211,12 +213,23 @@ FIXTURE float *fixture_delta(struct fixture *f, uint32_t fragment, float size) {
     return delta;
 }
 
+FIXTURE void fixture_use_codec(struct fixture *f, enum codec codec) {
+    struct error error = {0};
+    f->codec = codec;
+    for (uint32_t i = 0; i < f->manifest.fragments; i++) {
+        uint64_t start, count;
+        fragment_range(f->parameters, f->manifest.fragments, i, &start, &count);
+        codec_encoder_destroy(f->encoders[i]);
+        CHECK_OK(codec_encoder_create(codec, (size_t)count, &f->encoders[i], &error));
+    }
+}
+
 /* A header that the rules accept as the site's next. */
 FIXTURE struct contribution fixture_contribution(struct fixture *f, uint32_t site,
                                                  uint32_t fragment, uint64_t base,
                                                  struct bytes payload) {
     struct contribution c = {.protocol = PROTOCOL_VERSION,
-                             .codec = f->manifest.codec.kind,
+                             .codec = (uint16_t)f->codec,
                              .epoch = run_state_epoch(f->run),
                              .site = site,
                              .fragment = fragment,
@@ -240,7 +253,7 @@ FIXTURE struct contribution fixture_contribution(struct fixture *f, uint32_t sit
     fragment_range(f->parameters, f->manifest.fragments, fragment, &start, &count);
     double squared = 0;
     struct error error = {0};
-    CHECK_OK(codec_norm_squared(f->manifest.codec.kind, payload, (size_t)count, &squared, &error));
+    CHECK_OK(codec_norm_squared(f->codec, payload, (size_t)count, &squared, &error));
     c.norm = sqrt(squared);
     return c;
 }
@@ -248,7 +261,8 @@ FIXTURE struct contribution fixture_contribution(struct fixture *f, uint32_t sit
 /* The last payload that was made, as it comes from a disk. The caller destroys it. */
 FIXTURE struct verified_payload *fixture_verified(struct fixture *f, uint32_t fragment) {
     struct bytes last = buffer_bytes(&f->payloads[f->payload_count - 1].bytes);
-    struct contribution c = {.fragment = fragment, .payload_size = last.size};
+    struct contribution c = {
+        .fragment = fragment, .payload_size = last.size, .codec = (uint16_t)f->codec};
     struct buffer bytes = {0};
     struct verified_payload *payload = NULL;
     struct error error = {0};

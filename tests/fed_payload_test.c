@@ -16,7 +16,7 @@ static struct signed_bytes signed_bytes_open(const char *yaml) {
     struct fixture *f = fixture_open(yaml, COUNT);
     float *delta = fixture_delta(f, 0, 0.1f);
     struct bytes message = fixture_payload_of(f, 0, delta);
-    struct contribution c = {.payload_size = message.size};
+    struct contribution c = {.payload_size = message.size, .codec = (uint16_t)f->codec};
     digest_sha256(message.data, message.size, c.payload_digest);
     free(delta);
     return (struct signed_bytes){f, message, payload_terms_of(&f->manifest, COUNT, &c)};

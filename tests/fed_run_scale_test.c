@@ -626,6 +626,66 @@ TEST(another_rule_holds_for_the_next_step_and_is_checked_as_the_manifest_is) {
     fixture_close(f);
 }
 
+/* theta after a step of the last two payloads, in the codecs named, within one round. */
+static float *merged(struct fixture *f, const enum codec codecs[static 2], float rate,
+                     const float scales[static 2]) {
+    size_t count = (size_t)f->parameters;
+    float *sum = xcalloc(count, sizeof *sum), *theta = xcalloc(count, sizeof *theta);
+    uint16_t *senders = xcalloc(count, sizeof *senders);
+    memcpy(theta, f->model.theta, count * sizeof *theta);
+    memcpy(sum, f->model.accumulated, count * sizeof *sum);
+    memcpy(senders, f->model.senders, count * sizeof *senders);
+    const struct codec_round round = {theta, sum, senders};
+    for (size_t i = 0; i < 2; i++)
+        codec_merge_checked(codecs[i], buffer_bytes(&f->payloads[f->payload_count - 2 + i].bytes),
+                            count, scales[i], rate, &round);
+    free(sum);
+    free(senders);
+    return theta;
+}
+
+TEST(a_message_is_in_the_codec_of_its_base_version_and_one_step_merges_both) {
+    struct fixture *f = fixture_open("merge.warmup_steps: 0\n", 5000);
+    struct error why = {0};
+    fixture_sites(f, 3);
+    set(f, "codec.kind", "topk2-128");
+    struct ledger_entry entry = rule(f, "codec.kind", "int8");
+    fixture_refused(f, &entry, "codec.kind");
+    CHECK_EQUAL(run_state_codec(f->run, 0), CODEC_TOPK2_64); /* what is under way is as it was */
+    CHECK_EQUAL(run_state_codec(f->run, 1), CODEC_TOPK2_128);
+    fixture_contribute(f, 1, 0, 0, 0.01f);
+    fixture_step(f, 0, 1);
+    float *delta = fixture_delta(f, 0, 0.01f);
+    struct bytes payload = fixture_payload_of(f, 0, delta);
+    struct contribution c = fixture_contribution(f, 2, 0, 1, payload), read;
+    entry = fixture_signed(f, &c, f->keys[2]);
+    fixture_refused(f, &entry, "for base version 1");
+    fixture_contribute_delta(f, 2, 0, 0, delta);
+    fixture_use_codec(f, CODEC_TOPK2_128);
+    payload = fixture_payload_of(f, 0, delta);
+    c = fixture_contribution(f, 3, 0, 0, payload);
+    entry = fixture_signed(f, &c, f->keys[3]);
+    fixture_refused(f, &entry, "for base version 0");
+    c = fixture_contribution(f, 3, 0, 1, payload);
+    CHECK(payload.size > codec_bound(CODEC_TOPK2_64, 5000)); /* it is the new one's bound */
+    entry = fixture_signed(f, &c, f->keys[3]);
+    struct admission_limits limits = {FIXTURE_NOW, UINT64_MAX};
+    CHECK_EQUAL(admission_header(
+                    f->run, 3, bytes_of(entry.contribution.header, CONTRIBUTION_HEADER_SIZE),
+                    bytes_of(entry.contribution.signature, SIGNATURE_SIZE), &limits, &read, &why),
+                ACCEPTED);
+    fixture_append(f, &entry);
+    struct ledger_entry planned = planned_step(f, 0, 2);
+    const enum codec codecs[] = {CODEC_TOPK2_64, CODEC_TOPK2_128};
+    const float scales[] = {planned.step.parts[0].scale, planned.step.parts[1].scale};
+    float *wanted = merged(f, codecs, planned.step.rate, scales);
+    fixture_step(f, 0, 2);
+    for (size_t i = 0; i < 5000; i++) CHECK_NEAR(f->model.theta[i], wanted[i], 1e-7);
+    free(wanted);
+    free(delta);
+    fixture_close(f);
+}
+
 TEST(a_message_is_judged_by_the_cap_of_its_base_version) {
     struct fixture *f = fixture_open("merge: {warmup_steps: 0, staleness_cap: 3}\n", 5000);
     fixture_sites(f, 2);

@@ -298,6 +298,50 @@ def another_inner_rate_holds_for_the_next_steps_and_after_a_restart(directory):
 
 
 @test
+def another_k_holds_for_messages_with_later_bases_at_running_and_restarted_sites(directory):
+    federation = Federation(PROGRAMS, directory, manifest(merge__away_after="never"))
+    federation.start_coordinator()
+    one, two = (federation.add_site(name, *FAST) for name in ("one", "two"))
+    trains(federation, 3)
+    two.kill()
+    refused = federation.ctl("run", "set", "codec.kind", "int8", "--reason", "?", check=False)
+    contains(refused.stderr, "codec.kind")
+    federation.ctl("run", "set", "codec.kind", "topk2-128", "--reason", "twice as much")
+    aim = federation.version() + 3
+    federation.until("steps by the new k", lambda: federation.version() >= aim, 20 * SLOWDOWN,
+                     alive=False)
+    two.start()  # with what it had encoded by the rule of before
+    trains(federation, 4)
+    one.kill()
+    one.start()
+    three = federation.add_site("three", *FAST)  # it joins with the run's first manifest
+    for site in (one, two, three):
+        so_far = len(site.receipts)
+        federation.until("it contributes", lambda: len(site.receipts) >= so_far + 2, 30 * SLOWDOWN)
+    codes = federation.stop_run()
+    equal({name: code for name, code in codes.items() if code != 0}, {}, "exit codes")
+    equal(federation.audit(), [], "the audit")
+    entries = federation.ledger()
+    at, changed, sizes = 0, None, {site: [] for site in (1, 2, 3)}
+    for entry in entries:
+        if entry["kind"] == "step":
+            at = entry["version"]
+        elif entry["kind"] == "rule":
+            changed = at
+        elif entry["kind"] == "contribution":
+            later = changed is not None and entry["base_version"] > changed
+            sizes[entry["site"]].append((later, entry["payload_size"]))
+    usual = max(size for later, size in sizes[1] if not later)
+    for site, all_of_it in sizes.items():
+        check(any(later for later, _ in all_of_it), f"site {site} made none by the new k")
+        for later, size in all_of_it:
+            check((size > 1.4 * usual) == later, f"site {site}: {size} bytes, before {usual}")
+    for process in federation.sites.values():
+        codes = set(re.findall(r" contribution_refused .*?code=(\w+)", process.text()))
+        equal(codes - {"duplicate", "stopped", "busy"}, set(), f"refusals of {process.name}")
+
+
+@test
 def a_held_out_text_that_does_not_fit_is_refused_at_the_start(directory):
     federation = Federation(PROGRAMS, directory, manifest())
     short = os.path.join(directory, "short.txt")

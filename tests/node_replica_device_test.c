@@ -19,8 +19,10 @@ static void compare_rounds(struct fixture *with, struct fixture *without, uint64
         for (uint32_t f = 0; f < with->replica.fragments; f++) {
             struct buffer got = {0}, wanted = {0};
             double got_norm = 0, wanted_norm = -1;
-            CHECK_OK(replica_encode(&without->replica, f, &wanted, &wanted_norm, &error));
-            CHECK_OK(replica_encode(&with->replica, f, &got, &got_norm, &error));
+            CHECK_OK(replica_encode(&without->replica, f, without->replica.codec, &wanted,
+                                    &wanted_norm, &error));
+            CHECK_OK(
+                replica_encode(&with->replica, f, with->replica.codec, &got, &got_norm, &error));
             CHECK(bytes_equal(buffer_bytes(&got), buffer_bytes(&wanted)));
             CHECK(got_norm == wanted_norm);
             buffer_deinit(&got);

@@ -107,8 +107,11 @@ static void record_round(struct crashed *crashed, unsigned steps, uint64_t seque
         .sequence = sequence, .base_version = 5, .trainer_steps = crashed->counters.steps};
     round.payload_size = payload.size;
     digest_sha256(payload.data, payload.size, round.payload_digest);
-    struct contribution contribution = {
-        .protocol = PROTOCOL_VERSION, .sequence = sequence, .inner_steps = 60, .tokens = 6000};
+    struct contribution contribution = {.codec = (uint16_t)replica->codec,
+                                        .protocol = PROTOCOL_VERSION,
+                                        .sequence = sequence,
+                                        .inner_steps = 60,
+                                        .tokens = 6000};
     contribution_encode(&contribution, crashed->header);
     memcpy(round.header, crashed->header, sizeof round.header);
     struct journal_round_contents contents = {.payload = buffer_bytes(&payload),

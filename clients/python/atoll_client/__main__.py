@@ -61,7 +61,7 @@ def do_submit(a):
     delta = numpy.fromfile(a.delta, "<f4")
     if len(delta) != count:
         raise SystemExit(f"{a.delta} has {len(delta)} values of fp32, the fragment {count}")
-    message, sent = codec.encode(ledger.manifest["codec.kind"], delta)
+    message, sent = codec.encode(ledger.codec_of(ledger.version), delta)
     receipt = patiently(lambda: submit(
         follower.connection, site, ledger, message, codec.norm(sent), fragment=a.fragment,
         tokens=a.tokens, loss=a.loss, instance=follower.instance))

@@ -298,7 +298,7 @@ def contribution(site, ledger, payload, norm, /, fragment=0, codec=None, **field
     from .codec import CODES  # numpy is needed from here on only
     own = ledger.sites[site.number]
     made = dict(
-        codec=CODES[codec or ledger.manifest["codec.kind"]], epoch=ledger.epoch,
+        codec=CODES[codec or ledger.codec_of(ledger.version)], epoch=ledger.epoch,
         run_id=site.run_id, site=site.number, fragment=fragment,
         key_id=signed.key_id(site.public_key), sequence=own.last_sequence + 1,
         base_version=ledger.version, inner_steps=ledger.inner_steps, tokens=1, norm=norm,

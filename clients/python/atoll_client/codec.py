@@ -12,7 +12,8 @@ import struct
 
 import numpy
 
-CODES = {"fp32": 1, "bf16": 2, "int8": 3, "fp4": 4, "topk2-64": 5, "topk2-128": 6}
+from .signed import CODEC_CODES as CODES
+
 NAMES = {code: name for name, code in CODES.items()}
 BLOCK, CHUNK, LANES = 128, 4096, 16
 PREFIX = struct.Struct("<BBHQ")

@@ -53,6 +53,10 @@ class Ledger:
             key, _, value = line.partition(": ")
             self.manifest[key] = value
         self.inner_steps = int(self.manifest["inner.inner_steps"])
+        self.codecs = [(0, self.manifest["codec.kind"])]  # for bases from that version on
+
+    def codec_of(self, base_version):
+        return [kind for version, kind in self.codecs if version <= base_version][-1]
 
     def _invited(self, entry):
         self._end_invitation(entry.name)  # a newer one replaces it
@@ -98,6 +102,8 @@ class Ledger:
             raise Untrue(f"{what}: of an observer")
         if site.revoked or c.epoch != self.epoch or c.base_version > self.version:
             raise Untrue(f"{what}: of a revoked site, another epoch, or a version to come")
+        if c.codec != signed.CODEC_CODES.get(self.codec_of(c.base_version)):
+            raise Untrue(f"{what}: in another codec than the run's for its base")
         if c.began_version > c.base_version:
             raise Untrue(f"{what}: its oldest step began after its base")
         if c.sequence <= site.last_sequence or c.previous != site.last_digest:
@@ -143,6 +149,8 @@ class Ledger:
         if entry.key not in self.manifest:
             raise Untrue(f"entry {entry.index}: there is no key {entry.key}")
         self.manifest[entry.key] = entry.value
+        if entry.key == "codec.kind":
+            self.codecs.append((self.version + 1, entry.value))
         if entry.key == "inner.inner_steps":
             self.inner_steps = int(entry.value)
 

@@ -14,7 +14,6 @@ class Model:
         m = self.manifest = ledger.manifest
         self.ledger, self.parameters = ledger, ledger.genesis.parameters
         self.fragments, self.dense = int(m["fragments"]), m["outer.mode"] == "dense"
-        self.kind = m["codec.kind"]
         self.momentum_rate = numpy.float32(float(m["outer.momentum"]))
         self.version = 0
         self.counts, self.periods = [0] * self.fragments, [0] * self.fragments
@@ -51,7 +50,8 @@ class Model:
         if entry.version != self.version + 1:
             raise Untrue(f"a step to {entry.version} for a model at {self.version}")
         start, count = self.ledger.fragment_range(entry.fragment)
-        parts = [(*codec.sent(self.kind, payloads[index], count), numpy.float32(scale))
+        kinds = {index: codec.NAMES.get(payloads[index][0]) for index, _ in entry.parts}
+        parts = [(*codec.sent(kinds[index], payloads[index], count), numpy.float32(scale))
                  for index, scale in entry.parts]
         move = self._dense if self.dense else self._sparse
         move(entry, slice(start, start + count), parts)

@@ -18,6 +18,7 @@ HEADER_SIZE, SIGNATURE_SIZE = 272, 64
 CONTRIBUTION_TAG, RECEIPT_TAG = b"atoll contribution 1", b"atoll receipt 1"
 HEAD_TAG, SNAPSHOT_TAG = b"atoll ledger head 1", b"atoll snapshot 1"
 ZERO = bytes(32)
+CODEC_CODES = {"fp32": 1, "bf16": 2, "int8": 3, "fp4": 4, "topk2-64": 5, "topk2-128": 6}
 
 
 class Untrue(Exception):
