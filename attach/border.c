@@ -53,7 +53,7 @@ void connection_refuse(struct rank_connection *connection, const char *why) {
 static bool in_session(const struct border *border, const struct rank_connection *connection) {
     const struct session *session = &border->session;
     return session->phase != SESSION_NONE && session->phase != SESSION_ENDED &&
-           connection->greeted && !connection->waits &&
+           connection->greeted && !connection->waits && connection->hello.rank < session->world &&
            session->ranks[connection->hello.rank] == connection;
 }
 

@@ -44,13 +44,15 @@ static int by_duration(const void *a, const void *b) {
     return (left > right) - (left < right);
 }
 
-/* Over the others that are present, the lower of two middle values; 0: there are none. */
+/* Over the others that are present and train, the lower of two middle values; 0: there are none. */
 static uint64_t median_round_ms(const struct coordinator_state *state, uint32_t site,
                                 struct instant now) {
     uint64_t *rounds = xcalloc(state->presence_count, sizeof *rounds);
     size_t count = 0;
     for (uint32_t other = 1; other <= state->presence_count; other++) {
-        if (other == site || !coordinator_state_connected(state, other, now)) continue;
+        if (other == site || run_state_site(state->run, other)->role == SITE_OBSERVES ||
+            !coordinator_state_connected(state, other, now))
+            continue;
         uint64_t round = round_ms(state, &state->presence[other - 1], now);
         if (round > 0) rounds[count++] = round;
     }

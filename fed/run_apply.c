@@ -37,6 +37,7 @@
  * new decision of the admin. Times are not looked at: the expiry of invitations is the
  * coordinator's to enforce.
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -424,11 +425,17 @@ static enum status check_budget_of(const struct run_state *state, const struct l
     if (budget > TOKEN_BUDGET_LIMIT)
         return error_set(error, INVALID, "a token budget of %llu: at most %llu",
                          (unsigned long long)budget, (unsigned long long)TOKEN_BUDGET_LIMIT);
-    if (budget == 0 || budget > state->tokens) return OK;
-    return error_set(
-        error, INVALID,
-        "%llu tokens are spent: resume with a token budget above that, or stop the run",
-        (unsigned long long)state->tokens);
+    if (budget != 0 && budget <= state->tokens)
+        return error_set(
+            error, INVALID,
+            "%llu tokens are spent: resume with a token budget above that, or stop the run",
+            (unsigned long long)state->tokens);
+    if (entry->note.token_budget == 0) return OK;
+    /* a schedule may end with the budget: no site could train by one that cannot be */
+    char value[24];
+    struct manifest changed;
+    snprintf(value, sizeof value, "%llu", (unsigned long long)budget);
+    return manifest_change(&state->manifest, "token_budget", value, &changed, NULL, error);
 }
 
 /* --- the whole -------------------------------------------------------------------------------- */

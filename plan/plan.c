@@ -272,7 +272,7 @@ static void sum_up(struct plan *plan) {
     out->model_busy /= plan->end;
     out->step_apply = plan->apply_step + plan->apply_part;
     double parameters = plan->topology->model.parameters,
-           snapshot = (run->mode == OUTER_DENSE ? 12 : 4) * parameters;
+           snapshot = (run->mode == OUTER_DENSE ? 12 : 10) * parameters;
     out->ram = snapshot + 3 * 4 * plan->fragment_parameters + 102e3 * plan->site_count +
                64 * (double)out->entries + 24 * (double)out->contributions + 64e6;
     out->disk = (double)out->contributions * (plan->payload + 400) + 2 * snapshot +

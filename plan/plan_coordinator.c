@@ -256,7 +256,7 @@ static void applied(struct plan *plan) {
     memmove(pending->items, pending->items + plan->step_count,
             pending->count * sizeof *pending->items);
     if (plan->version % (uint64_t)run->snapshot_interval == 0) {
-        double work = (run->mode == OUTER_DENSE ? 12 : 4) * plan->topology->model.parameters /
+        double work = (run->mode == OUTER_DENSE ? 12 : 10) * plan->topology->model.parameters /
                       plan->topology->coordinator.disk_rate;
         plan->model_free = plan->now + work;
         plan->out->model_busy += work;

@@ -345,7 +345,7 @@ static void stagger(struct plan *plan, struct site_now *site) {
 static void take_snapshot(struct plan *plan, struct site_now *site) {
     if (plan->version == 0) return;
     const struct topology_run *run = &plan->topology->run;
-    double content = (run->mode == OUTER_DENSE ? 12 : 4) * plan->topology->model.parameters;
+    double content = (run->mode == OUTER_DENSE ? 12 : 10) * plan->topology->model.parameters;
     if ((double)plan->version * plan->payload <= content) return;
     uint64_t version = plan->version - plan->version % (uint64_t)run->snapshot_interval;
     if (version == 0) return;

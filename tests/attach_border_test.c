@@ -463,6 +463,29 @@ TEST(a_wrong_token_a_wrong_version_and_a_rank_that_is_none_are_refused) {
     node_stop(node);
 }
 
+TEST(a_rank_that_is_none_does_not_reach_beyond_the_ranks_of_the_session_that_is_there) {
+    struct node *node = node_start();
+    struct wire_attach hello = hello_of(node);
+    hello.world = 2; /* and the other rank is waited for */
+    int first = connect_to(node);
+    tell(first, &hello, sizeof hello);
+    for (int i = 0; i < 3; i++) border_poll(node->border, 1);
+    for (int right = 0; right < 2; right++) {
+        int stranger = connect_to(node);
+        hello.token[63] ^= right ? 0 : 1;
+        hello.rank = right ? 5 : UINT32_MAX;
+        hello.world = 6;
+        node->said[0] = 0;
+        tell(stranger, &hello, sizeof hello);
+        poll_until(node, has_said, right ? "6" : "wrong token");
+        close(stranger);
+        hello = hello_of(node);
+    }
+    close(first);
+    check_still_serves(node);
+    node_stop(node);
+}
+
 /* Attaches by hand; *shared is the memory. */
 static int attach_by_hand(struct node *node, struct wire_shared **shared, size_t *size) {
     struct wire_attach hello = hello_of(node);

@@ -478,6 +478,20 @@ TEST(a_stopped_run_stays_stopped_but_drains) {
     fixture_close(f);
 }
 
+TEST(a_budget_that_ends_before_the_warmup_does_not_resume_a_run) {
+    struct fixture *f = fixture_open("token_budget: 9000\ninner: {schedule: linear, "
+                                     "warmup_tokens: 5000}\n",
+                                     5000);
+    fixture_sites(f, 1);
+    fixture_note(f, LEDGER_PAUSED);
+    struct ledger_entry resumed = fixture_entry(f, LEDGER_RESUMED);
+    resumed.note.token_budget = 5000; /* the schedule ends with it */
+    fixture_refused(f, &resumed, "warmup_tokens");
+    resumed.note.token_budget = 5001;
+    fixture_append(f, &resumed);
+    fixture_close(f);
+}
+
 TEST(a_spent_token_budget_takes_no_more) {
     struct fixture *f = fixture_open("token_budget: 2000\n", 5000);
     struct contribution c;
