@@ -180,6 +180,9 @@ void site_progress_restored(struct simulated_site *site, uint32_t fragment) {
         if (!in_flight && (idle || kept)) own->local[i] = own->kept_local[i];
         if (!in_flight && !idle && kept && !back) own->local[i] -= own->kept_snapshot[i];
     }
+    /* what was refused is kept beside a base that had been rebuilt from it, except for rounding */
+    if (!in_flight && !idle && kept && back && own->kept_baseless[fragment])
+        take_as_it_is(site, fragment);
     own->baseless[fragment] = in_flight && base_is_gone(site, round, kept);
     check_progress(site, fragment, "a restart");
 }
