@@ -272,6 +272,23 @@ static void next_load(struct border *border) {
     order_load(border);
 }
 
+/* A rank that has seen an order goes no step beyond it before it has carried it out. */
+static enum status check_carried_out(const struct session *session, struct error *error) {
+    const struct agreement *agreement = &session->agreement;
+    if (agreement_steps(session->reports, session->world) < agreement->at) return OK;
+    for (uint32_t i = 0; i < session->world; i++) {
+        const struct agreement_rank *rank = &session->reports[i];
+        if (rank->steps > agreement->at && rank->seen == agreement->id &&
+            rank->done != agreement->id)
+            return error_set(error, INVALID,
+                             "rank %u did not carry out what was ordered after step %llu: what "
+                             "atoll_step answers is answered by atoll_published or atoll_applied "
+                             "before the next step",
+                             i, (unsigned long long)agreement->at);
+    }
+    return OK;
+}
+
 enum status session_look(struct border *border, struct error *error) {
     struct session *session = &border->session;
     if (session->phase != SESSION_LOADS && session->phase != SESSION_TRAINS) return OK;
@@ -285,7 +302,7 @@ enum status session_look(struct border *border, struct error *error) {
     struct agreement before = session->agreement;
     if (agreement_look(&session->agreement, session->reports, session->world) != AGREEMENT_MISSED) {
         session->agreement = before;
-        return OK;
+        return check_carried_out(session, error);
     }
     agreement_give(&session->agreement, session->reports, session->world);
     write_order(border);

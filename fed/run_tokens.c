@@ -178,27 +178,33 @@ static double rate_of(const struct site_slot *site) {
     return site->rate.ms > 0 ? (double)site->rate.tokens / (double)site->rate.ms : 0;
 }
 
+/* `limit` (0: nobody can tell): what a site tells beyond what counts moves nobody's schedule. */
+static double counted_rate_of(const struct site_slot *site, double limit) {
+    return limit > 0 ? fmin(rate_of(site), limit) : rate_of(site);
+}
+
 /* What the other had trained beyond its last contribution when ours was entered; at most two rounds
  * of its own, for who is late may be gone. */
 static double unsent_of(const struct run_state *state, const struct site_slot *other,
-                        const struct site_slot *own) {
+                        const struct site_slot *own, double limit) {
     const struct weighing *last = &state->fragments[0].weights;
     uint32_t at = other->site.site - 1;
     double most = at < last->count ? 2.0 * (double)last->voices[at].tokens : 0,
            apart_ms = (double)own->rate.since_ms - (double)other->rate.since_ms;
-    return fmin(apart_ms * rate_of(other), most);
+    return fmin(apart_ms * counted_rate_of(other, limit), most);
 }
 
 struct run_flow run_state_flow(const struct run_state *state, uint32_t site) {
     const struct site_slot *own = run_site_slot(state, site);
     bool is_known = own && rate_of(own) > 0;
+    double limit = is_known ? rate_limit(state, own->site.last_time_ms) : 0;
     struct run_flow flow = {0};
     for (uint32_t i = 0; i < state->site_count; i++) {
         const struct site_slot *other = &state->sites[i];
         if (other == own || !run_state_is_present(state, other->site.site)) continue;
         bool both = is_known && rate_of(other) > 0;
-        flow.ratio += both ? rate_of(other) / rate_of(own) : 1;
-        if (both) flow.unsent += unsent_of(state, other, own);
+        flow.ratio += both ? counted_rate_of(other, limit) / counted_rate_of(own, limit) : 1;
+        if (both) flow.unsent += unsent_of(state, other, own, limit);
     }
     return flow;
 }

@@ -11,6 +11,7 @@
  * been asked for is then given up (a snapshot) or done without it (a move of the base), and the
  * next one that attaches loads theta_s where a message is in flight, else the base.
  */
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -62,6 +63,12 @@ static void note_steps(struct attached *attached, uint64_t steps, uint64_t token
     handler_of(attached)->progress(handler_of(attached)->context, all_steps, all_tokens, loss);
 }
 
+/* As a header may tell it; NaN: nobody knows. A trainer's may be anything. */
+static double loss_of(const struct border_progress *progress) {
+    double loss = progress->loss;
+    return loss >= 0 && loss <= (double)FLT_MAX && !signbit(loss) ? loss : (double)NAN;
+}
+
 /* Steps up to `to`, which all ranks have done. False: they cannot be what they say. */
 static bool count_steps(struct attached *attached, const struct border_progress *progress,
                         uint64_t to) {
@@ -79,14 +86,15 @@ static bool count_steps(struct attached *attached, const struct border_progress 
         border_refuse(attached->border, why);
         return false;
     }
+    double loss = loss_of(progress);
     uint64_t tokens = left / open * steps;
     for (uint64_t step = 0; step < steps; step++)
         for (uint32_t i = 0; i < options->replica->fragments; i++)
-            round_progress_step(&options->fragment[i].progress, left / open, progress->loss,
+            round_progress_step(&options->fragment[i].progress, left / open, loss,
                                 options->replica->base_version[i]);
     attached->counted = to;
     attached->tokens += tokens;
-    note_steps(attached, steps, tokens, progress->loss);
+    note_steps(attached, steps, tokens, loss);
     return true;
 }
 
@@ -124,11 +132,12 @@ static void give_order(struct attached *attached) {
 }
 
 /* A value that is not finite would end the round, and three of them the site. */
-static bool check_published(struct attached *attached) {
-    const float *values = border_published(attached->border);
+static bool copy_published(struct attached *attached) {
+    struct replica *replica = attached->training->options.replica;
     uint32_t fragment = attached->request.fragment;
-    uint64_t count, at = 0;
-    (void)fragment_start(attached->training->options.replica, fragment, &count);
+    uint64_t count, at = 0, start = fragment_start(replica, fragment, &count);
+    float *values = replica->snapshot + start; /* ranks can still write where they published */
+    memcpy(values, border_published(attached->border), count * sizeof(float));
     if (elementwise_is_finite(values, (size_t)count)) return true;
     while (isfinite(values[at])) at++;
     char where[256], why[400];
@@ -146,8 +155,6 @@ static void take_published(struct attached *attached) {
     struct replica *replica = options->replica;
     struct training_mark *mark = &options->fragment[request->fragment];
     struct buffer no_optimizer = {0};
-    uint64_t count, start = fragment_start(replica, request->fragment, &count);
-    memcpy(replica->snapshot + start, border_published(attached->border), count * sizeof(float));
     training_mark_sent(mark, replica->fragments, request->sequence);
     handler_of(attached)->snapshotted(handler_of(attached)->context, request->fragment,
                                       request->sequence, training->figures.steps,
@@ -158,7 +165,7 @@ static void take_published(struct attached *attached) {
 /* The order was carried out by all ranks, after the step up to which steps are counted. False: what
  * was published is of no use. */
 static bool finish_order(struct attached *attached) {
-    bool fine = attached->request.kind == REQUEST_REBASE || check_published(attached);
+    bool fine = attached->request.kind == REQUEST_REBASE || copy_published(attached);
     if (!fine) return false;
     border_forget(attached->border);
     attached->busy = false;

@@ -44,6 +44,8 @@ static enum status read_line(struct bytes line, struct evaluated_version *out,
     if (status == OK) status = json_get_f64(root, "loss", &out->loss, error);
     if (status == OK) status = read_texts(root, out, error);
     json_close(json);
+    if (status == OK && !(out->loss >= 0 && isfinite(out->loss)))
+        return error_set(error, INVALID, "%s: a loss of %g", EVALUATIONS_FILE, out->loss);
     return status;
 }
 

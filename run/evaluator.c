@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/thread.h"
@@ -183,13 +184,28 @@ static enum status open_texts(struct evaluator *evaluator, struct error *error) 
     return OK;
 }
 
+/* Nothing follows from the log: where it is of no use a new one is begun beside it. */
+static void read_known(struct evaluator *evaluator) {
+    const char *directory = evaluator->options.directory;
+    struct error error = {0};
+    enum status status = evaluations_forget_after(directory, evaluator->options.version, &error);
+    if (status == OK) status = evaluations_read(directory, &evaluator->known, &error);
+    if (status == OK) return;
+    char *path = file_join(directory, EVALUATIONS_FILE), *aside = xformat("%s.unread", path);
+    bool moved = rename(path, aside) == 0;
+    log_warn("evaluations_unread", "reason=%s kept_as=%s", error.message,
+             moved ? aside : "what it was");
+    evaluator->known = (struct evaluations){0};
+    free(aside);
+    free(path);
+}
+
 static enum status start(struct evaluator *evaluator, struct error *error) {
     const struct run_model_local local = {
         .sequences = 4, .threads = 1, .forward_only = true, .cancelled = is_given_up};
     atomic_store(&given_up, false);
     TRY(open_texts(evaluator, error));
-    TRY(evaluations_forget_after(evaluator->options.directory, evaluator->options.version, error));
-    TRY(evaluations_read(evaluator->options.directory, &evaluator->known, error));
+    read_known(evaluator);
     TRY(run_model_trainer(evaluator->options.manifest, &local, &evaluator->trainer, error));
     evaluator->parameters = trainer_layout(evaluator->trainer)->count;
     evaluator->waiting = xmalloc(evaluator->parameters * sizeof(float));

@@ -107,6 +107,7 @@ struct member {
     enum split split;
     uint64_t generation;
     bool misdeclares; /* leaves out a row */
+    bool ignores;     /* that it is to publish */
     atomic_bool stop;
     atomic_ullong steps;
     struct job *job;                          /* whose ranks are in lockstep; NULL: one rank */
@@ -180,7 +181,8 @@ static void *live(void *context) {
     while (result == ATOLL_OK && !over) {
         train(member);
         if (member->job) pthread_barrier_wait(&member->job->step);
-        result = carry_out(site, atoll_step(site, 10, 2.5));
+        result = atoll_step(site, 10, 2.5);
+        result = member->ignores && result == ATOLL_PUBLISH ? ATOLL_OK : carry_out(site, result);
         atomic_store(&member->steps, atoll_steps(site));
         if (!member->job) {
             over = atomic_load(&member->stop);
@@ -399,6 +401,19 @@ static void check_still_serves(struct node *node) {
     poll_until(node, has_ended, NULL);
     join(&member);
     CHECK_EQUAL(member.result, ATOLL_OK);
+}
+
+TEST(a_rank_that_goes_on_without_what_it_was_told_is_named_and_ends_its_session) {
+    struct node *node = node_start();
+    struct member member = {.node = node, .world = 1, .ignores = true};
+    start(&member);
+    poll_until(node, trains, NULL);
+    border_publish(node->border, 0);
+    poll_until(node, has_said, "rank 0 did not carry out what was ordered after step");
+    atomic_store(&member.stop, true);
+    join(&member);
+    check_still_serves(node);
+    node_stop(node);
 }
 
 TEST(garbage_silence_and_long_messages_end_one_connection_and_nothing_else) {

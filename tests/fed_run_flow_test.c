@@ -52,6 +52,21 @@ TEST(who_is_away_or_revoked_is_not_counted_and_who_has_no_rate_is_as_fast_as_the
     fixture_close(f);
 }
 
+/* It counts for eight times the median of the others at most. */
+TEST(a_site_that_tells_what_cannot_be_moves_nobodys_schedule) {
+    struct fixture *f = fixture_open("merge.staleness_cap: 4096\n", 5000);
+    fixture_sites(f, 5);
+    for (uint64_t second = 10; second <= 100; second += 10) {
+        contribute(f, 5, 100000000, second - 6);
+        for (uint32_t site = 2; site <= 4; site++) contribute(f, site, 1000, second - 5 + site / 2);
+        contribute(f, 1, 1000, second);
+    }
+    struct run_flow flow = run_state_flow(f->run, 1);
+    CHECK(flow.ratio >= 3 && flow.ratio <= 3 + 8 + 1e-9);
+    CHECK(flow.unsent <= 6 * 8 * 100 + 3 * 500);
+    fixture_close(f);
+}
+
 /* What the others have sent since is in the ledger and is not reckoned twice: the estimate falls by
  * what was entered, where it grew by it before. */
 TEST(what_the_others_send_meanwhile_moves_from_the_estimate_to_the_ledger) {

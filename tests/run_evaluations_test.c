@@ -72,7 +72,8 @@ TEST(a_line_that_was_cut_short_is_passed_over_and_the_next_one_is_whole) {
         CHECK_EQUAL(all.best.version, cut == 1 ? 2 : 3); /* a line feed alone is no loss */
     }
     static const char odd[] = "[]\n{}\n\xff\n{\"version\": -1}\n\n{\"version\": 1, \"time_ms\": 1, "
-                              "\"loss\": 1e999, \"texts\": {}}\nnull";
+                              "\"loss\": 1e999, \"texts\": {}}\nnull\n{\"version\": 2, "
+                              "\"time_ms\": 1, \"loss\": -5, \"texts\": {}}\n";
     CHECK_OK(file_write(path, bytes_of(odd, strlen(odd)), 0644, &error));
     CHECK_EQUAL(read_all(directory).count, 0);
     buffer_deinit(&text);
