@@ -180,8 +180,8 @@ const struct mutant mutants[] = {
      "    if (since_ms >= least_ms || MUTATED(\"rate_unbounded\")) return 0;"},
     {"rate_of_its_own", "how often a site may contribute follows from what it does itself",
      "coordinator/coordinator_rate.c",
-     "        if (other == site || !coord", "        if ((other == site) != "
-     "MUTATED(\"rate_of_its_own\") || !coord"},
+     "        if (other == site || run", "        if ((other == site) != "
+     "MUTATED(\"rate_of_its_own\") || run"},
     {"offers_say_nothing", "who is refused as stale again and again does not say how long a round "
      "is", "coordinator/coordinator_rate.c",
      "    if (presence->offered_round_ms > 0) return",
