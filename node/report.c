@@ -494,9 +494,9 @@ void report_heartbeat(struct report *report, struct training *training, struct e
                                         .software = site_software};
     struct evaluator_report evaluated;
     evaluator_report(evaluator, &evaluated);
-    request.heldout =
-        (struct heldout_status){evaluated.any, evaluated.version, evaluated.best_version,
-                                evaluated.loss, evaluated.best_loss};
+    request.heldout = (struct heldout_status){
+        evaluated.any, evaluated.version, evaluated.best_version,
+        fmin(evaluated.loss, HELDOUT_LOSS_LIMIT), fmin(evaluated.best_loss, HELDOUT_LOSS_LIMIT)};
     request.instance = report->options.instance;
     request.turn = snapshot->turn;
     request.leaving = snapshot->leaving;

@@ -288,10 +288,11 @@ enum lost_cause {                /* where a site's time went that trained nothin
 /* "data", "encode", ...; "other" beyond. Static. */
 const char *lost_cause_name(uint32_t cause);
 
-struct heldout_status { /* of an observer, as it tells */
+#define HELDOUT_LOSS_LIMIT 1e6 /* nats; one that diverged tells this */
+struct heldout_status {        /* of an observer, as it tells */
     bool any;
     uint64_t version, best_version; /* best_version is at most version */
-    double loss, best_loss; /* finite, nats per token over its texts; best_loss at most loss */
+    double loss, best_loss; /* nats per token over its texts, in [0, limit]; best_loss <= loss */
 };
 
 struct heartbeat_request {

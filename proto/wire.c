@@ -173,7 +173,7 @@ enum status wire_check_rate(double value, const char *field, struct error *error
 
 enum status wire_check_heldout(const struct heldout_status *heldout, const char *field,
                                struct error *error) {
-    double most = heldout->any ? 1e6 : 0;
+    double most = heldout->any ? HELDOUT_LOSS_LIMIT : 0;
     if (!(heldout->best_loss >= 0 && heldout->best_loss <= heldout->loss && heldout->loss <= most))
         return error_set(error, INVALID, "%s: losses of %g and, the best, %g", field, heldout->loss,
                          heldout->best_loss);

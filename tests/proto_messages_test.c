@@ -34,7 +34,7 @@ TEST(every_message_of_another_implementation_is_written_again_byte_for_byte) {
 
 struct seen {
     const ProtobufCMessageDescriptor *descriptor;
-    bool fields[32];
+    bool fields[64];
 };
 
 static void mark_fields(struct seen *seen, size_t *count,
