@@ -229,9 +229,9 @@ enum refusal admission_payload(const struct contribution *contribution,
                                struct buffer *bytes, struct error *why);
 
 /* DyLU: H_w = floor(H * share), at least H / 8 (a round with fewer steps costs more than it brings)
- * and 1, at most H. A share is rate / fastest, and 1 from DYLU_SAME on: a site that is as fast as
- * the fastest but for a hair is not told H - 1. Rates are of any one unit; where nobody's is known
- * (fastest is 0 or infinite) it is 1. */
+ * and 1, at most H. A share is rate / fastest, and 1 from DYLU_SAME on: a site that is nearly as
+ * fast as the fastest is not told H - 1. Rates may be in any unit, the same for all; the share is 1
+ * where no rate is known (fastest is 0 or infinite). */
 #define DYLU_SAME 0.95
 #define DYLU_MOVED 0.05
 /* With `before` (0: none), what the site was told by last: that stays, unless what is measured now

@@ -51,6 +51,11 @@ struct voices {
     uint32_t count;
 };
 
+/* Tokens per millisecond, as told; 0: nobody knows. */
+static double rate_of(const struct site_slot *site) {
+    return site->rate.ms > 0 ? (double)site->rate.tokens / (double)site->rate.ms : 0;
+}
+
 static bool is_member(const struct site_slot *site) {
     return !site->site.revoked && site->site.role == SITE_TRAINS &&
            site->site.presence != SITE_LEFT;
@@ -84,9 +89,9 @@ static struct voices voices_of(const struct run_state *state, uint64_t time_ms, 
     for (uint32_t i = 0; i < state->site_count; i++) {
         const struct site_slot *site = &state->sites[i];
         if (site->site.revoked || (!left && !is_member(site))) continue;
-        if (site->rate.ms == 0 || site->rate.tokens == 0) continue;
+        if (rate_of(site) == 0) continue;
         if (heard && !voice_counts(site->site.last_time_ms, time_ms, age)) continue;
-        voices.rates[voices.count++] = (double)site->rate.tokens / (double)site->rate.ms;
+        voices.rates[voices.count++] = rate_of(site);
     }
     return voices;
 }
@@ -173,10 +178,6 @@ void run_uncount_tokens(struct run_state *state, struct site_slot *site, uint64_
 }
 
 /* ---- the schedule between contributions ------------------------------------------------------ */
-
-static double rate_of(const struct site_slot *site) {
-    return site->rate.ms > 0 ? (double)site->rate.tokens / (double)site->rate.ms : 0;
-}
 
 /* `limit` (0: nobody can tell): what a site tells beyond what counts moves nobody's schedule. */
 static double counted_rate_of(const struct site_slot *site, double limit) {

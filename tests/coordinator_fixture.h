@@ -114,6 +114,18 @@ FIXTURE struct shell *shell_open_unstarted(const char *more, uint32_t sites) {
     return s;
 }
 
+/* Of shell_open_unstarted, with one more site, which observes: its number, after all others. */
+FIXTURE void shell_start_with_observer(struct shell *s, uint8_t site) {
+    struct ledger_entry entry = fixture_invited(s->f, "watch", site);
+    entry.invited.role = SITE_OBSERVES;
+    fixture_append(s->f, &entry);
+    entry = fixture_added(s->f, site, "watch", site);
+    fixture_append(s->f, &entry);
+    for (uint64_t i = run_state_size(s->durable); i < s->f->entry_count; i++)
+        CHECK(run_state_apply(s->durable, buffer_bytes(&s->f->entries[i]), false, NULL) == OK);
+    shell_start(s, s->f->run);
+}
+
 FIXTURE struct shell *shell_open(const char *more, uint32_t sites) {
     struct shell *s = shell_open_unstarted(more, sites);
     shell_start(s, s->f->run);

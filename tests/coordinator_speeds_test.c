@@ -512,14 +512,7 @@ TEST(who_was_refused_as_stale_still_says_how_long_a_round_is) {
 
 TEST(an_observer_says_nothing_of_how_long_a_round_is) {
     struct shell *s = shell_open_unstarted(FLOODED, 1);
-    struct ledger_entry entry = fixture_invited(s->f, "watch", 2);
-    entry.invited.role = SITE_OBSERVES;
-    fixture_append(s->f, &entry);
-    entry = fixture_added(s->f, 2, "watch", 2);
-    fixture_append(s->f, &entry);
-    for (uint64_t i = run_state_size(s->durable); i < s->f->entry_count; i++)
-        CHECK(run_state_apply(s->durable, buffer_bytes(&s->f->entries[i]), false, NULL) == OK);
-    shell_start(s, s->f->run);
+    shell_start_with_observer(s, 2);
     shell_heartbeat(s, 1);
     shell_heartbeat(s, 2);
     /* the only one that trains makes nobody stale, however fast it is */

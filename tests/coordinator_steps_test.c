@@ -279,14 +279,7 @@ TEST(a_new_coordinator_listens_as_long_before_it_takes_a_site_for_away) {
 
 TEST(an_observer_is_connected_and_never_waited_for_nor_entered) {
     struct shell *s = shell_open_unstarted(COUNTED, 2);
-    struct ledger_entry entry = fixture_invited(s->f, "watch", 3);
-    entry.invited.role = SITE_OBSERVES;
-    fixture_append(s->f, &entry);
-    entry = fixture_added(s->f, 3, "watch", 3);
-    fixture_append(s->f, &entry);
-    for (uint64_t i = run_state_size(s->durable); i < s->f->entry_count; i++)
-        CHECK(run_state_apply(s->durable, buffer_bytes(&s->f->entries[i]), false, NULL) == OK);
-    shell_start(s, s->f->run);
+    shell_start_with_observer(s, 3);
     for (uint32_t site = 1; site <= 3; site++) shell_heartbeat(s, site);
     CHECK(coordinator_state_connected(s->state, 3, s->now));
     shell_contribute(s, 1, 0);

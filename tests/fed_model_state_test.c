@@ -110,8 +110,8 @@ TEST(with_a_quorum_of_all_it_is_synchronous_diloco) {
     fixture_close(f);
 }
 
-TEST(one_contribution_a_step_or_all_in_one_move_a_dense_model_alike) {
-    struct fixture *one = dense_run(3, "int8", 4500), *all = dense_run(3, "int8", 4500);
+/* Three contributions, a step each or one step of all. */
+static void moves_alike(struct fixture *one, struct fixture *all) {
     fixture_sites(one, 3);
     fixture_sites(all, 3);
     for (uint32_t s = 1; s <= 3; s++) {
@@ -123,6 +123,10 @@ TEST(one_contribution_a_step_or_all_in_one_move_a_dense_model_alike) {
     CHECK_MEMORY(one->model.theta, all->model.theta, 4500 * 4);
     fixture_close(one);
     fixture_close(all);
+}
+
+TEST(one_contribution_a_step_or_all_in_one_move_a_dense_model_alike) {
+    moves_alike(dense_run(3, "int8", 4500), dense_run(3, "int8", 4500));
 }
 
 /* --- sparse --- */
@@ -199,18 +203,7 @@ TEST(a_sparse_round_moves_each_coordinate_by_its_mean_over_those_that_sent_it) {
 
 TEST(one_contribution_a_step_or_all_in_one_move_a_sparse_model_alike) {
     const char *yaml = "outer: {period: 3}\nadmission.clip_minimum: 1\n";
-    struct fixture *one = fixture_open(yaml, 4500), *all = fixture_open(yaml, 4500);
-    fixture_sites(one, 3);
-    fixture_sites(all, 3);
-    for (uint32_t s = 1; s <= 3; s++) {
-        fixture_contribute(one, s, 0, 0, 0.1f);
-        fixture_contribute(all, s, 0, 0, 0.1f);
-    }
-    for (int i = 0; i < 3; i++) fixture_step(one, 0, 1);
-    fixture_step(all, 0, 3);
-    CHECK_MEMORY(one->model.theta, all->model.theta, 4500 * 4);
-    fixture_close(one);
-    fixture_close(all);
+    moves_alike(fixture_open(yaml, 4500), fixture_open(yaml, 4500));
 }
 
 TEST(a_step_moves_its_own_fragment_only) {
