@@ -58,7 +58,7 @@ static void note_contribution(struct node_state *state, const struct ledger_entr
 static void epoch_begins(struct node_state *state, uint64_t index) {
     if (state->head.epoch < run_state_epoch(state->run) && state->head.size > index)
         state->head.size = 0;
-    node_rounds_epoch_begins(state);
+    node_messages_epoch_begins(state);
 }
 
 enum status node_ledger_take(struct node_state *state, struct bytes raw, bool trusted,

@@ -49,7 +49,7 @@ static void set_timer(struct node_state *state, struct node_actions *out) {
     uint64_t wake = UINT64_MAX;
     if (state->link == LINK_DOWN) wake = MIN(wake, state->link_retry_at);
     if (state->link == LINK_UP && !state->heartbeat_open) wake = MIN(wake, state->heartbeat_at);
-    wake = MIN(wake, node_rounds_wake(state));
+    wake = MIN(wake, node_messages_wake(state));
     wake = MIN(wake, node_payloads_wake(state));
     if (wake == state->timer || wake == UINT64_MAX) return;
     state->timer = wake;
@@ -78,7 +78,7 @@ static void finish_if_over(struct node_state *state, struct node_actions *out) {
 
 static void settle(struct node_state *state, struct instant now, struct node_actions *out) {
     if (!state->started || state->halted) return;
-    node_rounds_retry(state, now, out);
+    node_messages_retry(state, now, out);
     node_link_settle(state, now, out);
     node_payloads_settle(state, now, out);
     node_rounds_catch_up(state, out);
@@ -147,7 +147,7 @@ void node_state_start(struct node_state *state, uint64_t replica_version,
     }
     for (uint32_t fragment = 0; fragment < FRAGMENTS_LIMIT; fragment++)
         state->slots[fragment].base_version = replica_version;
-    for (size_t i = 0; i < spooled_count; i++) node_rounds_take_up(state, &spooled[i], now, out);
+    for (size_t i = 0; i < spooled_count; i++) node_messages_take_up(state, &spooled[i], now, out);
     settle(state, now, out);
     node_check(state);
 }
@@ -167,7 +167,7 @@ void node_state_step(struct node_state *state, const struct node_event *event, s
     case NODE_UPLOAD_BROKEN: node_upload_broken(state, event, now); break;
     case NODE_LINK_UP:
         node_link_up(state, now);
-        node_rounds_link_up(state, now);
+        node_messages_link_up(state, now);
         break;
     case NODE_LINK_DOWN: node_link_down(state, now); break;
     case NODE_OFFER: node_offer(state, event, out); break;

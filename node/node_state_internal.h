@@ -1,7 +1,7 @@
 /* The inside of the site's core, shared by node_state.c (events, and what follows from them),
- * node_rounds.c (slots), node_link.c (the connection), node_ledger.c (what the ledger says),
- * node_payloads.c (payloads that were lost) and node_invariants.c (what holds between two events).
- * Nobody else includes it. */
+ * node_rounds.c (slots), node_messages.c (what is under way), node_link.c (the connection),
+ * node_ledger.c (what the ledger says), node_payloads.c (payloads that were lost) and
+ * node_invariants.c (what holds between two events). Nobody else includes it. */
 #ifndef NODE_NODE_STATE_INTERNAL_H
 #define NODE_NODE_STATE_INTERNAL_H
 
@@ -123,6 +123,30 @@ void node_progress(struct node_state *state, const struct node_event *event);
 void node_snapshotted(struct node_state *state, const struct node_event *event,
                       struct node_actions *out);
 void node_trainer_lost(struct node_state *state);
+void node_rebased(struct node_state *state, const struct node_event *event,
+                  struct node_actions *out);
+/* ... what becomes of its message: merged by a step that is in the run state and the replica now ... */
+void node_slot_merged(struct node_state *state, uint32_t fragment, struct node_actions *out);
+/* ... given up by an entry that is in the run state now, or refused: its mass comes back ... */
+void node_slot_dropped(struct node_state *state, uint32_t fragment, struct node_actions *out);
+void node_slot_restore(struct node_state *state, uint32_t fragment, struct node_actions *out);
+/* ... as steps and tokens that the next message counts ... */
+void node_slot_give_back(struct slot *slot);
+/* ... when the run begins ... */
+void node_rounds_stagger(struct node_state *state);
+/* ... and after every event, in this order, after node_messages_retry. */
+void node_rounds_catch_up(struct node_state *state, struct node_actions *out);
+void node_rounds_begin(struct node_state *state, struct node_actions *out);
+void node_rounds_follow(struct node_state *state, struct node_actions *out);
+/* No slot is between the order of a snapshot and its message, and none goes to another base. */
+bool node_rounds_at_rest(const struct node_state *state);
+void node_train_or_wait(struct node_state *state, struct node_actions *out);
+uint32_t node_inner_steps_now(const struct node_state *state);
+
+/* node_messages.c: the header of a slot's next message, except what only its payload tells ... */
+void node_message_header(const struct node_state *state, uint32_t fragment, const struct slot *slot,
+                         uint64_t began, struct contribution *out);
+/* ... what the keeper and the coordinator answer ... */
 void node_encoded(struct node_state *state, const struct node_event *event, struct instant now,
                   struct node_actions *out);
 void node_receipt(struct node_state *state, const struct node_event *event, struct instant now,
@@ -131,29 +155,14 @@ void node_refused(struct node_state *state, const struct node_event *event, stru
                   struct node_actions *out);
 void node_upload_broken(struct node_state *state, const struct node_event *event,
                         struct instant now);
-void node_rebased(struct node_state *state, const struct node_event *event,
-                  struct node_actions *out);
-/* (its message has been merged by a step that is in the run state and the replica now) */
-void node_slot_merged(struct node_state *state, uint32_t fragment, struct node_actions *out);
-/* (it was given up by an entry that is in the run state now) */
-void node_slot_dropped(struct node_state *state, uint32_t fragment, struct node_actions *out);
-/* ... when the run begins, the link is up, a message was found in the spool at a start ... */
-void node_rounds_stagger(struct node_state *state);
-void node_rounds_link_up(struct node_state *state, struct instant now);
-void node_rounds_take_up(struct node_state *state, const struct node_spooled *spooled,
-                         struct instant now, struct node_actions *out);
-void node_rounds_epoch_begins(struct node_state *state);
-/* When node_rounds_retry has something to do; UINT64_MAX: nothing. */
-uint64_t node_rounds_wake(const struct node_state *state);
-/* ... and after every event, in this order. */
-void node_rounds_retry(struct node_state *state, struct instant now, struct node_actions *out);
-void node_rounds_catch_up(struct node_state *state, struct node_actions *out);
-void node_rounds_begin(struct node_state *state, struct node_actions *out);
-void node_rounds_follow(struct node_state *state, struct node_actions *out);
-/* No slot is between the order of a snapshot and its message, and none goes to another base. */
-bool node_rounds_at_rest(const struct node_state *state);
-void node_train_or_wait(struct node_state *state, struct node_actions *out);
-uint32_t node_inner_steps_now(const struct node_state *state);
+/* ... the link is up, a message was found in the spool at a start, an epoch begins ... */
+void node_messages_link_up(struct node_state *state, struct instant now);
+void node_messages_take_up(struct node_state *state, const struct node_spooled *spooled,
+                           struct instant now, struct node_actions *out);
+void node_messages_epoch_begins(struct node_state *state);
+/* ... and what is due by now; node_messages_wake: when that is, UINT64_MAX: nothing is. */
+void node_messages_retry(struct node_state *state, struct instant now, struct node_actions *out);
+uint64_t node_messages_wake(const struct node_state *state);
 
 /* node_link.c */
 uint64_t node_backoff(struct node_state *state, uint32_t attempts);

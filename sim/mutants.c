@@ -294,21 +294,21 @@ const struct mutant mutants[] = {
      "    if (!MUTATED(\"snapshot_refetched\")) keeper->options.payloads_from = "
      "snapshot->payloads_from;"},
     {"stray_answer_taken", "an answer to a transfer that is over is taken for one to the next",
-     "node/node_rounds.c",
+     "node/node_messages.c",
      "    return slot->phase == SLOT_UPLOADING && slot",
      "    return (slot->phase == SLOT_UPLOADING || MUTATED(\"stray_answer_taken\")) && slot"},
     {"residual_dropped", "a refused message's mass does not go back", "node/replica.c",
      "    if (replica->feedback) { TRY(codec_restore(",
      "    if (replica->feedback && !MUTATED(\"residual_dropped\")) { TRY(codec_restore("},
-    {"late_receipt_taken", "a receipt of an epoch that is over counts", "node/node_rounds.c",
+    {"late_receipt_taken", "a receipt of an epoch that is over counts", "node/node_messages.c",
      "    if (got.epoch < run_state_epoch(state->run)) {",
      "    if (got.epoch < run_state_epoch(state->run) && !MUTATED(\"late_receipt_taken\")) {"},
     {"verdict_overwritten", "a duplicate's receipt is rejected, and the contribution accepted "
-     "all the same", "node/node_rounds.c",
+     "all the same", "node/node_messages.c",
      "        take_duplicate(state, slot, event->bytes, now, out);\n",
      "        take_duplicate(state, slot, event->bytes, now, out);\n        if "
      "(MUTATED(\"verdict_overwritten\")) slot->phase = SLOT_ACCEPTED;\n"},
-    {"inclusion_not_asked", "what was accepted is waited for, for ever", "node/node_rounds.c",
+    {"inclusion_not_asked", "what was accepted is waited for, for ever", "node/node_messages.c",
      "    return slot->phase == SLOT_ACCEPTED && !slot->in_ledger",
      "    return !MUTATED(\"inclusion_not_asked\") && slot->phase == SLOT_ACCEPTED && "
      "!slot->in_ledger"},
@@ -330,17 +330,17 @@ const struct mutant mutants[] = {
      "    state->payloads_from = options->payloads_from;\n",
      "    if (!MUTATED(\"payloads_from_forgotten\")) state->payloads_from = "
      "options->payloads_from;\n"},
-    {"receipt_forgotten", "a restart forgets that a message was accepted", "node/node_rounds.c",
+    {"receipt_forgotten", "a restart forgets that a message was accepted", "node/node_messages.c",
      "        if (spooled->accepted.size > 0 && ", "        if (!MUTATED(\"receipt_forgotten\") "
      "&& spooled->accepted.size > 0 && "},
-    {"upload_forgotten", "an upload that broke is never resumed", "node/node_rounds.c",
+    {"upload_forgotten", "an upload that broke is never resumed", "node/node_messages.c",
      "    if (slot) wait_and_retry(state, slot, 0, now);",
      "    if (slot && !MUTATED(\"upload_forgotten\")) wait_and_retry(state, slot, 0, now);"},
     {"busy_is_final", "a refusal for now is taken for one for good, and forgotten",
-     "node/node_rounds.c",
+     "node/node_messages.c",
      "    if (refusal_is_temporary(code)) {", "    if (MUTATED(\"busy_is_final\") && "
      "refusal_is_temporary(code)) return;\n    if (refusal_is_temporary(code)) {"},
-    {"base_too_young", "a header names the newest version as its base", "node/node_rounds.c",
+    {"base_too_young", "a header names the newest version as its base", "node/node_messages.c",
      "                                 .base_version = slot->base_version,",
      "                                 .base_version = MUTATED(\"base_too_young\") ? "
      "run_state_version(state->run) : slot->base_version,"},
