@@ -1,5 +1,6 @@
 /* Starts, runs and stops a site's threads (node/daemon.h), and writes status.json. The thread of
- * the state machine is in another file; this one is the main thread and what it builds at start. */
+ * the state machine is in daemon_loop.c, what it trains in daemon_model.c; this is the main thread,
+ * and what it builds at start. */
 #include "node/daemon.h"
 
 #include <math.h>
@@ -9,14 +10,11 @@
 
 #include "base/clock.h"
 #include "base/ending.h"
-#include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/random.h"
 #include "crypto/certificate.h"
-#include "kernels/kernels.h"
 #include "model/export.h"
-#include "model/kernels_kept.h"
 #include "model/trainer.h"
 #include "node/daemon_internal.h"
 #include "node/journal_files.h"
@@ -160,153 +158,7 @@ static void load(void *context, const struct snapshot_header *header) {
     worker_load(daemon->worker, header);
 }
 
-/* ---- the first entry ------------------------------------------------------------------------- */
-
-static enum status compare_genesis(struct daemon *daemon, const struct ledger_entry *entry,
-                                   struct error *error) {
-    const struct site *site = daemon->site;
-    struct manifest manifest;
-    uint8_t digest[DIGEST_SIZE];
-    if (entry->kind != LEDGER_GENESIS)
-        return error_set(error, INVALID, "the ledger does not begin with its genesis entry");
-    if (memcmp(entry->genesis.run_id, site->run_id, RUN_ID_SIZE) != 0)
-        return error_set(error, INVALID, "the ledger is of another run than we joined");
-    if (memcmp(entry->genesis.coordinator_key, site->coordinator_key, PUBLIC_KEY_SIZE) != 0)
-        return error_set(error, INVALID,
-                         "the ledger names another coordinator's key than the join did");
-    TRY(manifest_parse(entry->genesis.manifest, &manifest, error));
-    manifest_digest(&manifest, digest);
-    if (memcmp(digest, site->manifest_digest, DIGEST_SIZE) != 0)
-        return error_set(error, INVALID, "the ledger has another manifest than the join gave");
-    if (entry->genesis.parameters != daemon->layout.count)
-        return error_set(error, INVALID,
-                         "the run's model has %llu parameters, the manifest's has %llu here: "
-                         "another build's layout",
-                         (unsigned long long)entry->genesis.parameters,
-                         (unsigned long long)daemon->layout.count);
-    if (memcmp(entry->genesis.layout_digest, daemon->layout_digest, DIGEST_SIZE) != 0)
-        return error_set(error, INVALID,
-                         "the run's parameter layout differs from the one this build makes of the "
-                         "manifest, from tensor %s on",
-                         daemon->layout.tensors[0].name);
-    if (daemon->from_initial &&
-        memcmp(entry->genesis.initial_root, daemon->initial_root, DIGEST_SIZE) != 0)
-        return error_set(error, INVALID,
-                         "the run starts from other parameters than the manifest gives here");
-    return OK;
-}
-
-static enum status check_genesis(void *context, const struct ledger_entry *entry,
-                                 struct error *error) {
-    struct daemon *daemon = context;
-    enum status status = compare_genesis(daemon, entry, error);
-    if (status != OK)
-        daemon_loop_post(
-            daemon,
-            &(struct node_event){.kind = NODE_FAULT, .status = status, .message = error->message});
-    return status;
-}
-
 /* ---- start ----------------------------------------------------------------------------------- */
-
-/* One line says what was found, or why not. */
-static enum status open_device(struct daemon *daemon, struct error *error) {
-    const struct settings *settings = daemon->settings;
-    char line[ERROR_MESSAGE_SIZE];
-    struct error why = {0};
-    TRY(cuda_backend_find(settings->device, settings->cuda_library, &daemon->cuda, line, error));
-    log_info("device", "training=\"%s\" on=\"%s\" encoding=\"%s\"", daemon->device,
-             daemon->trainer ? trainer_device_line(daemon->trainer) : "its own devices", line);
-    if (!daemon->cuda.operations) return OK;
-    enum status status = replica_use_device(&daemon->replica, daemon->cuda.operations, &why);
-    if (status != OK && settings->device == DEVICE_CUDA)
-        return error_set(error, status, "%s", why.message);
-    if (status != OK) log_warn("device_unused", "message=\"%s\"", why.message);
-    return OK;
-}
-
-/* The site's directory names the table that its training began with: see model/kernels_kept.h. */
-static void read_kernels(const struct daemon *daemon, char out[static KERNELS_NAME_SIZE]) {
-    struct buffer text = {0};
-    char *path = site_path(daemon->site, "kernels");
-    out[0] = 0;
-    if (file_read(path, KERNELS_NAME_SIZE - 1, &text, NULL) == OK) {
-        memcpy(out, text.data, text.size);
-        out[text.size] = 0;
-        out[strcspn(out, "\n")] = 0;
-    }
-    buffer_deinit(&text);
-    free(path);
-}
-
-static void keep_kernels(const struct daemon *daemon, const char *before) {
-    const char *name = trainer_kernels(daemon->trainer);
-    const struct kernels *table;
-    struct error error = {0};
-    if (kernels_find(name, &table, NULL) != OK) return; /* a device's */
-    log_info("kernels", "name=%s why=\"%s\"", name,
-             strcmp(name, before) == 0 ? "this training began with them" : kernels_why(table));
-    if (strcmp(name, before) == 0) return;
-    char *path = site_path(daemon->site, "kernels"), *text = xformat("%s\n", name);
-    if (file_write(path, bytes_of(text, strlen(text)), 0644, &error) != OK)
-        log_warn("kernels_not_kept", "message=\"%s\"", error.message);
-    free(text);
-    free(path);
-}
-
-static enum status open_trainer(struct daemon *daemon, struct error *error) {
-    const struct settings *settings = daemon->settings;
-    const struct manifest *manifest = &daemon->site->manifest;
-    struct run_model_local local = {.sequences = (uint32_t)settings->sequences,
-                                    .accumulation = (uint32_t)settings->accumulation,
-                                    .threads = (uint32_t)settings->threads,
-                                    .device = settings->device,
-                                    .cuda_library = settings->cuda_library};
-    uint64_t seed = random_hash(manifest->initial.seed, daemon->site->number);
-    if (settings->data.count == 0)
-        return error_set(error, INVALID, "no %s: give --data FILE, or `data:` in node.yaml",
-                         daemon->site->observes ? "data to evaluate on" : "training data");
-    struct run_model_files files = settings_files(settings);
-    char *seen = site_path(daemon->site, "data.seen");
-    files.seed = seed;
-    files.seen = seen;
-    files.read_shards = true;
-    files.heldout_only = daemon->site->observes;
-    enum status status = run_model_data(manifest, &files, &daemon->data, error);
-    free(seen);
-    TRY(status);
-    char began_with[KERNELS_NAME_SIZE];
-    read_kernels(daemon, began_with);
-    local.kernels = kernels_to_use(NULL, began_with, daemon->site->directory);
-    TRY(run_model_trainer(manifest, &local, &daemon->trainer, error));
-    keep_kernels(daemon, began_with);
-    if (strcmp(trainer_kernels(daemon->trainer), "cuda") == 0)
-        snprintf(daemon->device, sizeof daemon->device, "cuda");
-    else
-        snprintf(daemon->device, sizeof daemon->device, "cpu %s x%u",
-                 trainer_kernels(daemon->trainer),
-                 settings->threads ? (unsigned)settings->threads : thread_processor_count());
-    return OK;
-}
-
-static enum status open_model(struct daemon *daemon, struct error *error) {
-    const struct manifest *manifest = &daemon->site->manifest;
-    TRY(run_model_layout(manifest, &daemon->layout, error));
-    run_model_layout_digest(&daemon->layout, daemon->layout_digest);
-    if (daemon->settings->attach && daemon->site->observes)
-        return error_set(error, INVALID,
-                         "this site is an observer, and trains nothing: leave --attach out");
-    if (daemon->settings->attach && !daemon->settings->overlap)
-        return error_set(error, INVALID,
-                         "overlap is off, and a trainer that attaches does not wait for merges: "
-                         "leave one of them out");
-    if (daemon->settings->attach)
-        TRY(daemon_border_open(daemon, error));
-    else
-        TRY(open_trainer(daemon, error));
-    TRY(replica_init(&daemon->replica, manifest, daemon->layout.count, error));
-    return open_device(daemon, error);
-}
 
 static uint64_t trainer_steps(const struct daemon *daemon) {
     if (daemon->trainer) return trainer_counters(daemon->trainer).steps;
@@ -322,7 +174,7 @@ static enum status check_stored_genesis(struct daemon *daemon, struct error *err
     struct buffer raw = {0};
     enum status status = source.entry(source.context, 0, &raw, error);
     if (status == OK) status = ledger_entry_decode(buffer_bytes(&raw), entry, error);
-    if (status == OK) status = compare_genesis(daemon, entry, error);
+    if (status == OK) status = daemon_compare_genesis(daemon, entry, error);
     free(entry);
     buffer_deinit(&raw);
     return status == OK ? OK : error_wrap(error, status, "%s", daemon->site->directory);
@@ -480,7 +332,7 @@ static enum status start_links(struct daemon *daemon, struct error *error) {
                                     .backlog_limit = BACKLOG_LIMIT,
                                     .backlog = backlog,
                                     .heartbeat = heartbeat,
-                                    .check_genesis = check_genesis,
+                                    .check_genesis = daemon_check_genesis,
                                     .load = load,
                                     .tell = tell_link,
                                     .troubles = daemon->troubles,
@@ -489,7 +341,7 @@ static enum status start_links(struct daemon *daemon, struct error *error) {
 }
 
 static enum status start(struct daemon *daemon, struct error *error) {
-    TRY(open_model(daemon, error));
+    TRY(daemon_open_model(daemon, error));
     TRY(tell_damage(daemon, open_journal(daemon, error), error));
     TRY(rpc_threads_there(OWN_THREADS, error)); /* all that come from here on */
     TRY(open_channel(daemon, error));

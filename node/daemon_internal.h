@@ -1,5 +1,6 @@
-/* The inside of the daemon, shared by daemon.c (start, stop, main's loop) and daemon_loop.c
- * (events and actions). */
+/* The inside of the daemon, shared by daemon.c (start, stop, main's loop), daemon_model.c
+ * (what it trains), daemon_border.c (where a trainer attaches) and daemon_loop.c (events and
+ * actions). */
 #ifndef NODE_DAEMON_INTERNAL_H
 #define NODE_DAEMON_INTERNAL_H
 
@@ -84,6 +85,15 @@ void daemon_loop_post(void *context, const struct node_event *event);
 /* The core's first step, with what was restored; on the starting thread, before any other. */
 MUST_USE enum status daemon_loop_restore(struct daemon *daemon, struct error *error);
 void daemon_loop_run(void *context);
+/* daemon_model.c: the layout, the device, and the trainer or the border; then that the run's first
+ * entry says what the manifest says here: of the journal at a start, and as it comes (a fault is
+ * told to the loop). */
+MUST_USE enum status daemon_open_model(struct daemon *daemon, struct error *error);
+MUST_USE enum status daemon_compare_genesis(struct daemon *daemon, const struct ledger_entry *entry,
+                                            struct error *error);
+MUST_USE enum status daemon_check_genesis(void *context, const struct ledger_entry *entry,
+                                          struct error *error);
+
 /* Where a trainer attaches, with the run's tensors; before the replica is restored, and after. */
 MUST_USE enum status daemon_border_open(struct daemon *daemon, struct error *error);
 void daemon_border_restored(struct daemon *daemon);

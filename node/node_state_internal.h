@@ -125,7 +125,7 @@ void node_snapshotted(struct node_state *state, const struct node_event *event,
 void node_trainer_lost(struct node_state *state);
 void node_rebased(struct node_state *state, const struct node_event *event,
                   struct node_actions *out);
-/* ... what becomes of its message: merged by a step that is in the run state and the replica now ... */
+/* ... what becomes of its message: merged by a step that the run state and the replica have ... */
 void node_slot_merged(struct node_state *state, uint32_t fragment, struct node_actions *out);
 /* ... given up by an entry that is in the run state now, or refused: its mass comes back ... */
 void node_slot_dropped(struct node_state *state, uint32_t fragment, struct node_actions *out);
