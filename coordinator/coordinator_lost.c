@@ -130,7 +130,7 @@ void lost_supply_open(struct coordinator_state *state, const struct coordinator_
     uint32_t site = event->submit.site;
     struct contribution contribution;
     struct error why = {0};
-    enum refusal code = presence_take_place(state, site, event->submit.instance, now);
+    enum refusal code = places_take(state, site, event->submit.instance, now);
     if (code == ACCEPTED &&
         contribution_decode(bytes_of(event->submit.header, CONTRIBUTION_HEADER_SIZE), &contribution,
                             &why) != OK)

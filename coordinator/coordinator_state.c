@@ -251,7 +251,7 @@ void coordinator_state_step(struct coordinator_state *state, const struct coordi
         break;
     case COORDINATOR_JOIN: orders_join(state, event, now, out); break;
     case COORDINATOR_HEARTBEAT: presence_heartbeat(state, event, now, out); break;
-    case COORDINATOR_FOLLOWING: presence_following(state, event, now, out); break;
+    case COORDINATOR_FOLLOWING: places_following(state, event, now, out); break;
     case COORDINATOR_ADMIN: orders_admin(state, event, now, out); break;
     }
     settle(state, now, out);

@@ -2,7 +2,9 @@
  *
  *     coordinator_state.c    the ledger's next entry, what is said once it is durable, and the
  *                            order of it all
- *     coordinator_presence.c who is there, how fast they train, and what a heartbeat is told
+ *     coordinator_presence.c who is there, and what a heartbeat is told
+ *     coordinator_places.c   one process of a site at a time
+ *     coordinator_speed.c    how fast the sites train, and the inner steps that each is told
  *     coordinator_rate.c     how often a site may contribute
  *     coordinator_uploads.c  a contribution's way from its header to its entry
  *     coordinator_steps.c    when an outer step starts, and what becomes of it
@@ -173,10 +175,6 @@ void invariants_check_place(const struct presence *presence);
 /* NULL: there is no such site */
 struct presence *presence_of(struct coordinator_state *state, uint32_t site);
 void presence_hear(struct coordinator_state *state, uint32_t site, struct instant now);
-/* ACCEPTED: the process has the site's place, or takes it. HELD, COPY: another has it. REVOKED,
- * UNKNOWN_SITE: it has none. */
-enum refusal presence_take_place(struct coordinator_state *state, uint32_t site, uint64_t instance,
-                                 struct instant now);
 /* Enters in the ledger who is away, back or gone; never while a step is being computed, whose rules
  * depend on how many are present. */
 void presence_enter(struct coordinator_state *state, struct instant now,
@@ -185,28 +183,43 @@ void presence_enter(struct coordinator_state *state, struct instant now,
 uint64_t presence_active_ms(const struct coordinator_state *state, struct instant now);
 void presence_note_sleep(struct coordinator_state *state, struct instant now);
 void presence_note_phase(struct coordinator_state *state, struct instant now);
-/* A contribution was admitted; `waits`: its site does not train until it is merged. */
-/* after presence_offered: no room */
-void presence_turned_away(struct coordinator_state *state, uint32_t site);
-void presence_offered(struct coordinator_state *state, const struct contribution *contribution,
-                      bool waits, struct instant now);
-/* ... is in the ledger */
-void presence_accepted(struct coordinator_state *state, const struct contribution *contribution);
-/* an outer step was */
-void presence_merged(struct coordinator_state *state, struct instant now);
+void presence_heartbeat(struct coordinator_state *state, const struct coordinator_event *event,
+                        struct instant now, struct coordinator_actions *out);
+
+/* coordinator_places.c */
+/* ACCEPTED: the process has the site's place, or takes it. HELD, COPY: another has it. REVOKED,
+ * UNKNOWN_SITE: it has none. */
+enum refusal places_take(struct coordinator_state *state, uint32_t site, uint64_t instance,
+                         struct instant now);
+/* The holder answered while another process of its site asks for the place: that one is cut. */
+void places_decide(struct coordinator_state *state, uint32_t site, struct presence *presence,
+                   struct instant now, struct coordinator_actions *out);
 /* Of what is refused as an old sequence: SEQUENCE; or COPY where the ledger has another
  * contribution of that number, so that somebody else has the site's key; or HELD until that can be
  * told. */
-enum refusal presence_judge_sequence(struct coordinator_state *state,
-                                     const struct contribution *contribution, uint64_t instance,
-                                     struct instant now, struct coordinator_actions *out);
+enum refusal places_judge_sequence(struct coordinator_state *state,
+                                   const struct contribution *contribution, uint64_t instance,
+                                   struct instant now, struct coordinator_actions *out);
 /* For a process that lacks the contributions of its site from `first` on. */
-void presence_behind_message(const struct coordinator_state *state, uint32_t site, uint64_t first,
-                             char *out, size_t size);
-void presence_heartbeat(struct coordinator_state *state, const struct coordinator_event *event,
-                        struct instant now, struct coordinator_actions *out);
-void presence_following(struct coordinator_state *state, const struct coordinator_event *event,
-                        struct instant now, struct coordinator_actions *out);
+void places_behind_message(const struct coordinator_state *state, uint32_t site, uint64_t first,
+                           char *out, size_t size);
+void places_following(struct coordinator_state *state, const struct coordinator_event *event,
+                      struct instant now, struct coordinator_actions *out);
+
+/* coordinator_speed.c */
+/* A contribution was admitted; `waits`: its site does not train until it is merged. */
+void speed_offered(struct coordinator_state *state, const struct contribution *contribution,
+                   bool waits, struct instant now);
+/* after speed_offered: no room */
+void speed_turned_away(struct coordinator_state *state, uint32_t site);
+/* ... is in the ledger */
+void speed_accepted(struct coordinator_state *state, const struct contribution *contribution);
+/* an outer step was */
+void speed_merged(struct coordinator_state *state, struct instant now);
+/* What a site has under way is not held against it: its idle time begins anew. */
+void speed_note_idle(struct coordinator_state *state, struct instant now);
+/* The site's part of the fastest one's rate, 0 to 1, with hysteresis (dylu_share). */
+double speed_share(const struct coordinator_state *state, uint32_t site, struct instant now);
 
 /* coordinator_rate.c */
 /* Milliseconds until the site may contribute to the fragment again. */

@@ -83,7 +83,7 @@ static void drop_nonfinite(struct coordinator_state *state, uint64_t index, stru
     entry.dropped.index = index;
     snprintf(entry.dropped.reason, sizeof entry.dropped.reason,
              "the step with it would make the model cease to be finite");
-    if (state_append(state, &entry, ANSWER_NOBODY, 0, out)) presence_merged(state, now);
+    if (state_append(state, &entry, ANSWER_NOBODY, 0, out)) speed_merged(state, now);
 }
 
 void steps_applied(struct coordinator_state *state, const struct coordinator_event *event,
@@ -122,7 +122,7 @@ void steps_applied(struct coordinator_state *state, const struct coordinator_eve
     else
         memset(entry.step.root, 0, DIGEST_SIZE);
     if (!state_append(state, &entry, ANSWER_NOBODY, 0, out)) return;
-    presence_merged(state, now);
+    speed_merged(state, now);
     if (entry.step.version % manifest->snapshot_interval == 0 || state->snapshot_wanted)
         steps_snapshot(state, out);
 }

@@ -138,7 +138,7 @@ static const char *make_room(struct coordinator_state *state, uint32_t site,
         uploads_refuse(state, other->call, REFUSED_BUSY,
                        "a site with fewer uploads under way needs the place: this goes on later",
                        out);
-    presence_turned_away(state, other->site);
+    speed_turned_away(state, other->site);
     uploads_remove(state, other);
     return NULL;
 }
@@ -156,7 +156,7 @@ static bool refuse_too_soon(struct coordinator_state *state, uint64_t call,
                             struct coordinator_actions *out) {
     uint64_t wait_ms = rate_too_soon(state, contribution->site, contribution->fragment, now);
     if (wait_ms == 0) return false;
-    presence_turned_away(state, contribution->site);
+    speed_turned_away(state, contribution->site);
     struct coordinator_action *refused =
         uploads_refuse(state, call, REFUSED_BUSY,
                        "this site contributes more than eight times as often as others: train more "
@@ -179,7 +179,7 @@ void uploads_submit_open(struct coordinator_state *state, const struct coordinat
     struct error why = {0};
     memcpy(fresh.header, event->submit.header, sizeof fresh.header);
     memcpy(fresh.signature, event->submit.signature, sizeof fresh.signature);
-    enum refusal code = presence_take_place(state, fresh.site, event->submit.instance, now);
+    enum refusal code = places_take(state, fresh.site, event->submit.instance, now);
     if (code != ACCEPTED) {
         uploads_refuse(state, event->call, code, NULL, out);
         return;
@@ -197,11 +197,10 @@ void uploads_submit_open(struct coordinator_state *state, const struct coordinat
     if (code == REFUSED_SEQUENCE && /* its signature is right */
         contribution_decode(bytes_of(fresh.header, sizeof fresh.header), &fresh.contribution,
                             &why) == OK) {
-        code =
-            presence_judge_sequence(state, &fresh.contribution, event->submit.instance, now, out);
+        code = places_judge_sequence(state, &fresh.contribution, event->submit.instance, now, out);
         if (code == REFUSED_COPY)
-            presence_behind_message(state, fresh.site, fresh.contribution.sequence, why.message,
-                                    sizeof why.message);
+            places_behind_message(state, fresh.site, fresh.contribution.sequence, why.message,
+                                  sizeof why.message);
         if (code == REFUSED_HELD) why.message[0] = 0;
     }
     if (code == ACCEPTED || code == REFUSED_REBASE) {
@@ -215,12 +214,12 @@ void uploads_submit_open(struct coordinator_state *state, const struct coordinat
         return;
     }
     /* also where there is no room for it now */
-    presence_offered(state, &fresh.contribution, event->submit.waits, now);
+    speed_offered(state, &fresh.contribution, event->submit.waits, now);
     if (submit_supersedes(state, event->call, &fresh, out)) return;
     if (refuse_too_soon(state, event->call, &fresh.contribution, now, out)) return;
     const char *full = make_room(state, fresh.site, out);
     if (full) {
-        presence_turned_away(state, fresh.site);
+        speed_turned_away(state, fresh.site);
         uploads_refuse(state, event->call, REFUSED_BUSY, full, out);
         return;
     }
@@ -275,7 +274,7 @@ void uploads_checked(struct coordinator_state *state, const struct coordinator_e
     if (!commit) return;
     commit->site = upload.site;
     commit->sequence = upload.contribution.sequence;
-    presence_accepted(state, &upload.contribution);
+    speed_accepted(state, &upload.contribution);
     struct presence *presence = presence_of(state, upload.site);
     rate_note_accepted(state, upload.site, upload.contribution.fragment, now);
     if (presence->holder == upload.instance) presence->own_sequence = upload.contribution.sequence;

@@ -75,7 +75,7 @@ const struct mutant mutants[] = {
      "        if (site && (!site->revoked || MUTATED(\"robbed_for_good\"))) return conflict(\"a "
      "site of that name is enrolled: revoke it first\");"},
     {"fastest_for_ever", "a site that has left still counts as the fastest",
-     "coordinator/coordinator_presence.c",
+     "coordinator/coordinator_speed.c",
      "        if (state->presence[site - 1].steps_ms > 0 && run",
      "        const struct presence *ever = &state->presence[site - 1];\n"
      "        if (MUTATED(\"fastest_for_ever\") && ever->steps_ms > 0)\n"
@@ -136,7 +136,7 @@ const struct mutant mutants[] = {
      "        if (entry->note.token_budget && !MUTATED(\"budget_of_the_manifest\")) state"},
     {"time_of_any_fragment", "a fragment's steps are taken over the time since the last "
      "contribution of any",
-     "coordinator/coordinator_presence.c", "    uint64_t *from_ms = "
+     "coordinator/coordinator_speed.c", "    uint64_t *from_ms = "
      "&presence->timed_from_ms[contribution->fragment], bit = UINT64_C(1) << "
      "contribution->fragment;",
      "    uint32_t of = MUTATED(\"time_of_any_fragment\") ? 0 : contribution->fragment;\n"
