@@ -1,5 +1,5 @@
-/* What a data file is, by its content. First the header and magic numbers, then the statistics of a
- * sample. */
+/* What a data file is, by its content: first the header and magic numbers, then what a sample
+ * (data_sample.h) says, against what the run demands. */
 #include "model/data_format.h"
 
 #include <stdio.h>
@@ -8,21 +8,9 @@
 
 #include "base/memory.h"
 #include "base/utf8.h"
+#include "model/data_sample.h"
 
-enum {
-    LLMC_HEADER_SIZE = 1024,
-    HEAD_SIZE = 4096,
-    SAMPLE_HEAD =
-        1 << 18, /* bytes from the beginning: a thousand shards are looked at in a few seconds */
-    SAMPLE_PIECE = 1 << 14,
-    SAMPLE_PIECES = 16, /* spread over the rest */
-    TEXT_LEAST = 4,     /* bytes that can be called text */
-    JUDGED_LEAST = 256, /* bytes from which on shares mean something */
-    NARROW_LIMIT = 65536,
-    WIDE_LIMIT = 1 << 20, /* above every tokenizer's vocabulary */
-    UTF16_LEAST = 64,     /* units from which on UTF-16 without a mark can be told */
-    ALPHABET = 320 /* a tokenizer's first numbers are bytes and control tokens, whatever the text */
-};
+enum { LLMC_HEADER_SIZE = 1024, HEAD_SIZE = 4096, NARROW_LIMIT = 65536 };
 
 const char *const data_format_names[] = {"auto", "bytes", "llmc", "u16", "u32", NULL};
 
@@ -31,12 +19,6 @@ static const struct layout_known {
     uint32_t magic, version;
     unsigned token_size;
 } layouts[] = {{20240520, 1, 2}, {20240801, 7, 4}};
-
-static uint64_t little_endian(const uint8_t *p, unsigned size) {
-    uint64_t value = 0;
-    for (unsigned i = 0; i < size; i++) value |= (uint64_t)p[i] << 8 * i;
-    return value;
-}
 
 /* ---- other formats --------------------------------------------------------------------------- */
 
@@ -100,15 +82,15 @@ static const struct magic safetensors = {"safetensors", 0, 0, "",
 /* Those that are told by a number besides a constant. */
 static const struct magic *foreign_by_number(const uint8_t *head, size_t size, uint64_t total) {
     if (size < 16) return NULL;
-    uint64_t length = little_endian(head, 8);
+    uint64_t length = data_little_endian(head, 8);
     if (head[8] == '{' && (head[9] == '"' || head[9] == ' ' || head[9] == '}') && length >= 2 &&
         length <= total - 8 && length < UINT64_C(1) << 27)
         return &safetensors;
     if (head[0] == 0x80 && (head[1] == 4 || head[1] == 5) && head[2] == 0x95 && total >= 11 &&
-        little_endian(head + 3, 8) <= total - 11)
+        data_little_endian(head + 3, 8) <= total - 11)
         return &pickle;
-    if (memcmp(head, "GGUF", 4) == 0 && little_endian(head + 4, 4) < 256) return &gguf;
-    uint64_t metadata = little_endian(head + 4, 4);
+    if (memcmp(head, "GGUF", 4) == 0 && data_little_endian(head + 4, 4) < 256) return &gguf;
+    uint64_t metadata = data_little_endian(head + 4, 4);
     if (memcmp(head, "\xff\xff\xff\xff", 4) == 0 && metadata > 0 && metadata % 8 == 0 &&
         metadata < total)
         return &arrow;
@@ -138,8 +120,8 @@ static enum status read_header(const struct data_source *source, const uint8_t *
                                struct data_shape *shape, bool *found, struct error *error) {
     *found = false;
     if (source->size < 12) return OK;
-    uint64_t magic = little_endian(head, 4), version = little_endian(head + 4, 4),
-             count = little_endian(head + 8, 4);
+    uint64_t magic = data_little_endian(head, 4), version = data_little_endian(head + 4, 4),
+             count = data_little_endian(head + 8, 4);
     const struct layout_known *known = NULL;
     for (size_t i = 0; i < COUNT_OF(layouts); i++)
         if (layouts[i].magic == magic) known = &layouts[i];
@@ -166,265 +148,31 @@ static enum status read_header(const struct data_source *source, const uint8_t *
     return OK;
 }
 
-/* ---- the sample and its statistics ----------------------------------------------------------- */
-
-struct data_sample {
-    uint8_t *bytes;
-    size_t size;
-    size_t pieces[SAMPLE_PIECES + 2]; /* where each begins; the last entry is the size */
-    size_t piece_count;
-    bool whole; /* the file has nothing else */
-};
-
-/* From `start` on; pieces begin at multiples of 8 after it. */
-static enum status take_sample(const struct data_source *source, uint64_t start,
-                               struct data_sample *out, struct error *error) {
-    uint64_t left = source->size - start;
-    out->whole = left <= 2 * SAMPLE_HEAD;
-    out->bytes =
-        xmalloc(MIN(left, (uint64_t)(SAMPLE_HEAD + SAMPLE_PIECES * SAMPLE_PIECE) + SAMPLE_HEAD));
-    size_t head = out->whole ? (size_t)left : SAMPLE_HEAD;
-    TRY(source->read(source->context, start, out->bytes, head, error));
-    out->pieces[out->piece_count++] = 0;
-    out->size = head;
-    for (unsigned i = 1; !out->whole && i <= SAMPLE_PIECES; i++) {
-        uint64_t last = left - SAMPLE_PIECE,
-                 at = SAMPLE_HEAD + (last - SAMPLE_HEAD) / SAMPLE_PIECES * i;
-        at -= at % 8;
-        TRY(source->read(source->context, start + at, out->bytes + out->size, SAMPLE_PIECE, error));
-        out->pieces[out->piece_count++] = out->size;
-        out->size += SAMPLE_PIECE;
-    }
-    out->pieces[out->piece_count] = out->size;
-    return OK;
-}
-
-struct text_facts {
-    uint64_t bytes, controls, broken; /* control characters; places that are not UTF-8 */
-    size_t first_broken;              /* in the sample */
-};
-
-/* As file(1) has it: what no text in any ASCII-compatible encoding uses. Back space, escape and
- * line ends are text's. */
-static bool is_control(uint8_t c) { return c < 7 || (c > 13 && c < 32 && c != 27) || c == 127; }
-
-static void count_text(const uint8_t *bytes, size_t size, bool begins, bool ends,
-                       struct text_facts *facts, size_t offset) {
-    size_t at = 0;
-    /* the rest of a character that was cut */
-    while (!begins && at < size && at < 3 && (bytes[at] & 0xc0) == 0x80) at++;
-    while (at < size) {
-        size_t length = utf8_length(bytes + at, size - at);
-        /* cut by the sample's end */
-        if (length == 0 && !ends && size - at < 4 && bytes[at] >= 0xc0) break;
-        if (length == 0) {
-            if (facts->broken++ == 0) facts->first_broken = offset + at;
-            length = 1;
-        }
-        at += length;
-    }
-    for (size_t i = 0; i < size; i++) facts->controls += is_control(bytes[i]);
-    facts->bytes += size;
-}
-
-static struct text_facts text_facts_of(const struct data_sample *sample) {
-    struct text_facts facts = {0};
-    for (size_t i = 0; i < sample->piece_count; i++)
-        count_text(sample->bytes + sample->pieces[i], sample->pieces[i + 1] - sample->pieces[i],
-                   i == 0, false, &facts, sample->pieces[i]);
-    return facts;
-}
-
-struct token_facts {
-    /* `merged` are the distinct ones from ALPHABET on */
-    uint64_t count, below_256, distinct, merged;
-    uint32_t smallest, largest;
-};
-
-static uint32_t token_at(const struct data_sample *sample, unsigned size, size_t index) {
-    return (uint32_t)little_endian(sample->bytes + index * size, size);
-}
-
-static struct token_facts token_facts_of(const struct data_sample *sample, unsigned size,
-                                         uint32_t vocabulary) {
-    struct token_facts facts = {.count = sample->size / size, .smallest = UINT32_MAX};
-    uint8_t *seen = xcalloc(vocabulary, 1);
-    for (size_t i = 0; i < facts.count; i++) {
-        uint32_t token = token_at(sample, size, i);
-        facts.below_256 += token < 256;
-        facts.smallest = MIN(facts.smallest, token);
-        facts.largest = MAX(facts.largest, token);
-        if (token < vocabulary && !seen[token]) {
-            seen[token] = 1;
-            facts.distinct++;
-            facts.merged += token >= ALPHABET;
-        }
-    }
-    free(seen);
-    return facts;
-}
-
-/* ---- what the statistics say ----------------------------------------------------------------- */
-
-/* Long texts have a stray byte here and there; a text in another encoding has many. */
-static bool is_mostly_utf8(const struct text_facts *facts) {
-    return facts->broken * 1000 <= facts->bytes || (facts->broken == 1 && facts->bytes >= 100);
-}
-
-/* Any encoding that extends ASCII. 16-bit tokens have control characters in every tenth byte,
- * whatever their vocabulary; a few tokens by chance may not, hence UTF-8 where there is little to
- * go by. */
-static bool looks_like_text(const struct text_facts *facts) {
-    if (facts->bytes < TEXT_LEAST || facts->controls * 100 >= facts->bytes) return false;
-    return facts->broken == 0 || facts->bytes >= JUDGED_LEAST;
-}
-
-/* Read as numbers of `width` bytes, all lie below the vocabulary, though read as 16-bit tokens most
- * of them would be 0. Or below WIDE_LIMIT, where the vocabulary is another's: the upper halves are
- * then next to nothing, and the lower ones are not. *largest is the greatest number. */
-static bool is_wider(const struct data_sample *sample, unsigned width, bool big,
-                     uint32_t vocabulary, uint32_t *largest) {
-    size_t count = sample->size / width;
-    bool any = false, low = false;
-    if (count < 32) return false;
-    *largest = 0;
-    for (size_t i = 0; i < count; i++) {
-        uint64_t value = 0;
-        const uint8_t *p = sample->bytes + i * width;
-        for (unsigned b = 0; b < width; b++)
-            value |= (uint64_t)p[b] << 8 * (big ? width - 1 - b : b);
-        if (value >= MAX(vocabulary, (uint32_t)WIDE_LIMIT)) return false;
-        any |= value != 0;
-        low |= (value & 0xffff) >= 4096;
-        *largest = MAX(*largest, (uint32_t)value);
-    }
-    return *largest < vocabulary ? any : low;
-}
-
-/* Bytes, or text of one: first and second bytes of the pairs have the same distribution, and not
- * that of noise. A token's two bytes have nothing in common. */
-static bool is_of_single_bytes(const struct data_sample *sample) {
-    uint64_t even[256] = {0}, odd[256] = {0}, apart = 0, squares = 0, pairs = sample->size / 2;
-    if (pairs < 8192) return false;
-    for (size_t i = 0; i < pairs; i++)
-        even[sample->bytes[2 * i]]++, odd[sample->bytes[2 * i + 1]]++;
-    for (unsigned i = 0; i < 256; i++) {
-        apart += even[i] > odd[i] ? even[i] - odd[i] : odd[i] - even[i];
-        squares += even[i] * even[i] / pairs;
-    }
-    bool noise =
-        squares <
-        pairs / 100; /* the chance that two bytes agree: 1/256 for noise, about 1/15 for text */
-    return apart * 10 < pairs && !noise;
-}
-
 /* Ends a message about what only seems to be. */
 #define INSIST "; to use it all the same, give --data-format bytes, llmc, u16 or u32"
 const char data_format_insist[] = INSIST;
-
-/* Tokens below 256 are frequent in every language and under every tokenizer; their swapped bytes
- * are not. */
-static bool is_big_endian(const struct data_sample *sample, uint32_t vocabulary) {
-    size_t count = sample->size / 2, small = 0, small_swapped = 0;
-    bool beyond = false;
-    for (size_t i = 0; i < count; i++) {
-        uint32_t token = token_at(sample, 2, i), swapped = (token & 0xff) << 8 | token >> 8;
-        if (swapped >= vocabulary) return false;
-        beyond |= token >= vocabulary;
-        small += token < 256;
-        small_swapped += swapped < 256;
-    }
-    return count >= 32 &&
-           (beyond || (count >= 4096 && small_swapped * 10 > count && small_swapped > 8 * small));
-}
-
-/* Scripts lie in blocks of 256; what belongs together is one block here. */
-static unsigned block_of(uint32_t unit) {
-    if (unit >= 0x3400 && unit < 0xa000) return 0x4e; /* ideographs */
-    if (unit >= 0xac00 && unit < 0xd800) return 0xac; /* Hangul */
-    if (unit >= 0xd800 && unit < 0xe000) return 0xd8; /* surrogates */
-    return unit >> 8;
-}
-
-/* UTF-16 without a byte order mark: blanks or full stops, no control characters, and nearly all of
- * one or two scripts. Tokens lie in a hundred blocks, and the lowest numbers, which would be
- * control characters, are among the most frequent ones. */
-static bool is_utf16(const struct data_sample *sample, bool big) {
-    uint64_t blocks[256] = {0}, blanks = 0, strange = 0, common = 0, first = 0, second = 0;
-    size_t count = sample->size / 2;
-    uint32_t before = 0;
-    if (count < UTF16_LEAST) return false;
-    for (size_t i = 0; i < count; i++) {
-        uint32_t unit = token_at(sample, 2, i);
-        if (big) unit = (unit & 0xff) << 8 | unit >> 8;
-        if (before == '\r') strange += unit != '\n';
-        strange += (unit < ' ' && unit != '\n' && unit != '\r' && unit != '\t') ||
-                   (unit >= 0x7f && unit < 0xa0) || (unit >= 0xe000 && unit < 0xf900) ||
-                   unit >= 0xfffe;
-        blanks +=
-            unit == ' ' || unit == '\n' || (unit >= 0x3000 && unit <= 0x3002) || unit == 0xff0c;
-        blocks[block_of(unit)]++;
-        before = unit;
-    }
-    /* Latin, punctuation, kana with CJK's punctuation, full-width forms */
-    const unsigned shared[] = {0x00, 0x20, 0x30, 0xff};
-    for (size_t i = 0; i < COUNT_OF(shared); i++) {
-        common += blocks[shared[i]];
-        blocks[shared[i]] = 0;
-    }
-    for (size_t i = 0; i < COUNT_OF(blocks); i++) {
-        second = MAX(second, MIN(first, blocks[i]));
-        first = MAX(first, blocks[i]);
-    }
-    return strange * 200 <= count && blanks * 50 >= count &&
-           (common + first + second) * 100 >= (uint64_t)count * 97;
-}
-
-/* Tokens as bytes. Those that are none count as control characters. */
-static struct text_facts text_of_tokens(const struct data_sample *sample, unsigned size) {
-    struct text_facts facts = {0};
-    size_t count = sample->size / size;
-    uint8_t *bytes = xmalloc(count + 1);
-    for (size_t i = 0; i < count; i++) {
-        uint32_t token = token_at(sample, size, i);
-        bytes[i] = token < 256 ? (uint8_t)token : 127;
-    }
-    count_text(bytes, count, false, false, &facts, 0); /* a shard may begin within a character */
-    free(bytes);
-    return facts;
-}
 
 /* Not where it may as well be bytes of text as 16-bit tokens. */
 static enum status refuse_utf16(const struct data_source *source, const struct data_sample *sample,
                                 bool bytes, struct error *error) {
     if (source->size % 2 != 0) return OK;
-    bool little = is_utf16(sample, false), big = !little && is_utf16(sample, true);
+    bool little = data_sample_is_utf16(sample, false),
+         big = !little && data_sample_is_utf16(sample, true);
     if (!little && !big) return OK;
-    struct token_facts units = token_facts_of(sample, 2, 256);
-    struct text_facts text = text_of_tokens(sample, 2);
-    if (little && units.largest < 256 && (bytes || is_mostly_utf8(&text))) return OK;
+    struct token_facts units = data_sample_tokens(sample, 2, 256);
+    struct text_facts text = data_sample_token_text(sample, 2);
+    if (little && units.largest < 256 && (bytes || text_is_mostly_utf8(&text))) return OK;
     return error_set(error, INVALID,
                      "%s seems to be UTF-16 text without a byte order mark: convert it, as with "
                      "`iconv -f UTF-16%s -t UTF-8`" INSIST,
                      source->name, little ? "LE" : "BE");
 }
 
-/* Whether the numbers in use end where no text of this vocabulary would end. Byte-pair tokenizers
- * number by frequency: where a quarter of the numbers are in use, the next third is not left out by
- * the text's choice. The alphabet's use depends on the script and what the text is of, so that
- * alone it must be used nearly whole, as by tokenizers of letters. */
-static bool is_narrow(const struct token_facts *facts, uint32_t vocabulary) {
-    if (facts->largest >= (uint64_t)vocabulary * 2 / 3) return false;
-    if (facts->largest < ALPHABET)
-        return facts->distinct >= 32 && facts->distinct * 10 >= facts->largest * UINT64_C(9);
-    return facts->merged >= 64 && facts->merged * 4 > facts->largest - ALPHABET;
-}
-
 /* The tokens of a file whose width is known, against a tokenizer's vocabulary. */
 static enum status judge_tokens(const struct data_source *source, const struct data_demand *demand,
                                 const struct data_sample *sample, unsigned size,
                                 struct error *error) {
-    struct token_facts facts = token_facts_of(sample, size, demand->vocabulary);
+    struct token_facts facts = data_sample_tokens(sample, size, demand->vocabulary);
     if (facts.count >= 64 && facts.smallest == facts.largest)
         return error_set(error, INVALID, "%s has no token except %u: it was never filled" INSIST,
                          source->name, facts.largest);
@@ -437,15 +185,15 @@ static enum status judge_tokens(const struct data_source *source, const struct d
                          source->name, demand->vocabulary);
     if (demand->vouched || demand->vocabulary < 512 || facts.largest >= demand->vocabulary)
         return OK;
-    struct text_facts text = text_of_tokens(sample, size);
-    if (facts.count >= JUDGED_LEAST && facts.largest < 256 && looks_like_text(&text) &&
-        is_mostly_utf8(&text))
+    struct text_facts text = data_sample_token_text(sample, size);
+    if (facts.count >= DATA_SAMPLE_JUDGED && facts.largest < 256 && text_is_likely(&text) &&
+        text_is_mostly_utf8(&text))
         return error_set(error, INVALID,
                          "the tokens of %s are bytes of text, and this model's are a tokenizer's "
                          "(vocabulary %u): make shards with "
                          "`scripts/prepare-data --tokenizer`" INSIST,
                          source->name, demand->vocabulary);
-    if (facts.count >= 20000 && is_narrow(&facts, demand->vocabulary))
+    if (facts.count >= 20000 && tokens_are_narrow(&facts, demand->vocabulary))
         return error_set(error, INVALID,
                          "%s uses %llu tokens, all below %u, of a vocabulary of %u: it was made "
                          "with another tokenizer" INSIST,
@@ -469,11 +217,11 @@ static enum status refuse_text(const struct data_source *source, const struct da
 static enum status detect_tokens(const struct data_source *source, const struct data_demand *demand,
                                  const struct data_sample *sample, struct data_shape *out,
                                  struct error *error) {
-    struct text_facts text = text_facts_of(sample);
-    if (looks_like_text(&text)) return refuse_text(source, demand, error);
+    struct text_facts text = data_sample_text(sample);
+    if (text_is_likely(&text)) return refuse_text(source, demand, error);
     uint32_t largest;
-    bool eight = is_wider(sample, 8, false, demand->vocabulary, &largest);
-    bool four = !eight && is_wider(sample, 4, false, demand->vocabulary, &largest);
+    bool eight = data_sample_is_wider(sample, 8, false, demand->vocabulary, &largest);
+    bool four = !eight && data_sample_is_wider(sample, 4, false, demand->vocabulary, &largest);
     if ((eight || four) && largest >= demand->vocabulary)
         return error_set(error, INVALID,
                          "%s seems to hold %d-bit tokens of a tokenizer with more than %u, and "
@@ -490,15 +238,15 @@ static enum status detect_tokens(const struct data_source *source, const struct 
                          "%s seems to hold 32-bit tokens, and without a header 16 bits are "
                          "expected: --data-format u32 reads it",
                          source->name);
-    if (is_wider(sample, 4, true, demand->vocabulary, &largest) ||
-        is_big_endian(sample, demand->vocabulary))
+    if (data_sample_is_wider(sample, 4, true, demand->vocabulary, &largest) ||
+        data_sample_is_big_endian(sample, demand->vocabulary))
         return error_set(error, INVALID,
                          "%s seems to hold big-endian tokens: write them little-endian" INSIST,
                          source->name);
     if (source->size % 2 != 0)
         return error_set(error, INVALID, "%s is %llu bytes, an odd number, for 16-bit tokens",
                          source->name, (unsigned long long)source->size);
-    if (is_of_single_bytes(sample))
+    if (data_sample_is_of_bytes(sample))
         return error_set(error, INVALID, "%s seems to hold single bytes, not 16-bit tokens" INSIST,
                          source->name);
     *out = (struct data_shape){
@@ -507,8 +255,8 @@ static enum status detect_tokens(const struct data_source *source, const struct 
 }
 
 static bool is_text(const struct data_sample *sample) {
-    struct text_facts text = text_facts_of(sample);
-    return looks_like_text(&text) && is_mostly_utf8(&text);
+    struct text_facts text = data_sample_text(sample);
+    return text_is_likely(&text) && text_is_mostly_utf8(&text);
 }
 
 static const char *advice_of(const struct data_sample *sample, const struct text_facts *facts,
@@ -531,21 +279,21 @@ static const char *advice_of(const struct data_sample *sample, const struct text
 static enum status judge_byte_shard(const struct data_source *source,
                                     const struct data_sample *sample, unsigned size,
                                     struct error *error) {
-    struct token_facts facts = token_facts_of(sample, size, 256);
+    struct token_facts facts = data_sample_tokens(sample, size, 256);
     if (facts.largest >= 256)
         return error_set(error, INVALID,
                          "%s: token %u is not a byte, and this run's tokens are bytes: its "
                          "tokenizer is another" INSIST,
                          source->name, facts.largest);
-    struct text_facts text = text_of_tokens(sample, size);
-    if (text.bytes >= JUDGED_LEAST && text.controls * 20 > text.bytes)
+    struct text_facts text = data_sample_token_text(sample, size);
+    if (text.bytes >= DATA_SAMPLE_JUDGED && text.controls * 20 > text.bytes)
         return error_set(error, INVALID,
                          "%s: %llu of %llu tokens are control characters, and this run's tokens "
                          "are bytes of text: its tokenizer is "
                          "another" INSIST,
                          source->name, (unsigned long long)text.controls,
                          (unsigned long long)text.bytes);
-    if (text.bytes >= JUDGED_LEAST && !is_mostly_utf8(&text))
+    if (text.bytes >= DATA_SAMPLE_JUDGED && !text_is_mostly_utf8(&text))
         return error_set(error, INVALID,
                          "%s: its tokens are bytes that are not UTF-8 in %llu of %llu places, and "
                          "this run's tokens are bytes of "
@@ -573,9 +321,9 @@ static enum status refuse_neither(const struct data_source *source, const struct
 static enum status detect_bytes(const struct data_source *source, const struct data_demand *demand,
                                 uint32_t limit, const struct data_sample *sample,
                                 struct data_shape *out, struct error *error) {
-    struct text_facts text = text_facts_of(sample);
-    bool clean = text.controls * 20 <= text.bytes, utf8 = is_mostly_utf8(&text);
-    struct token_facts pairs = token_facts_of(sample, 2, 256);
+    struct text_facts text = data_sample_text(sample);
+    bool clean = text.controls * 20 <= text.bytes, utf8 = text_is_mostly_utf8(&text);
+    struct token_facts pairs = data_sample_tokens(sample, 2, 256);
     if (sample->size >= 2 && source->size % 2 == 0 && pairs.largest < limit && !(clean && utf8)) {
         *out = (struct data_shape){.tokens = source->size / 2, .token_size = 2, .limit = limit};
         return demand->tokens == DATA_TOKENS_BYTE ? judge_byte_shard(source, sample, 2, error) : OK;
@@ -587,7 +335,7 @@ static enum status detect_bytes(const struct data_source *source, const struct d
                          "`iconv -f LATIN1 -t UTF-8`" INSIST,
                          source->name, (unsigned long long)text.broken,
                          (unsigned long long)text.bytes,
-                         text.first_broken < SAMPLE_HEAD ? "" : ", late in the file");
+                         text.first_broken < DATA_SAMPLE_HEAD ? "" : ", late in the file");
     *out = (struct data_shape){.tokens = source->size,
                                .token_size = 1,
                                .limit = limit,
@@ -606,7 +354,7 @@ static enum status detect(const struct data_source *source, const struct data_de
     out->limit = limit;
     if (header) {
         if (out->tokens == 0) return OK;
-        TRY(take_sample(source, out->start, sample, error));
+        TRY(data_sample_take(source, out->start, sample, error));
         if (demand->tokens == DATA_TOKENS_BYTE)
             return judge_byte_shard(source, sample, out->token_size, error);
         return judge_tokens(source, demand, sample, out->token_size, error);
@@ -616,7 +364,7 @@ static enum status detect(const struct data_source *source, const struct data_de
     if (foreign)
         return error_set(error, INVALID, "%s is %s, not %s: %s" INSIST, source->name, foreign->name,
                          bytes ? "plain text" : "a shard of tokens", foreign->advice);
-    TRY(take_sample(source, 0, sample, error));
+    TRY(data_sample_take(source, 0, sample, error));
     uint8_t only = sample->bytes[0];
     if (sample->size >= 128 && (only == 0 || only == 0xff) &&
         memcmp(sample->bytes, sample->bytes + 1, sample->size - 1) == 0)
@@ -673,7 +421,8 @@ enum status data_format_detect(const struct data_source *source, const struct da
     enum status status = detect(source, demand, head, &sample, &shape, error);
     if (status == OK) {
         struct text_facts text = {0};
-        if (shape.token_size > 1 && sample.size) text = text_of_tokens(&sample, shape.token_size);
+        if (shape.token_size > 1 && sample.size)
+            text = data_sample_token_text(&sample, shape.token_size);
         shape.bytes = shape.token_size == 1 || (text.bytes && text.controls * 20 <= text.bytes);
         *out = shape;
     }
