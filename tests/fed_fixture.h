@@ -394,4 +394,26 @@ FIXTURE void fixture_refused(struct fixture *f, const struct ledger_entry *entry
     free(after);
 }
 
+FIXTURE struct ledger_entry fixture_next(struct fixture *f, uint32_t site, uint32_t fragment,
+                                         uint64_t base, struct contribution *c) {
+    float *delta = fixture_delta(f, fragment, 0.01f);
+    *c = fixture_contribution(f, site, fragment, base, fixture_payload_of(f, fragment, delta));
+    free(delta);
+    return fixture_signed(f, c, f->keys[site]);
+}
+
+FIXTURE struct ledger_entry fixture_planned_step(struct fixture *f, uint32_t fragment,
+                                                 uint16_t count) {
+    struct ledger_entry entry;
+    run_state_plan_step(f->run, fragment, count, &entry);
+    entry.step.has_root = entry.step.version % f->manifest.root_interval == 0;
+    return entry;
+}
+
+FIXTURE void fixture_presence(struct fixture *f, enum ledger_kind kind, uint32_t site) {
+    struct ledger_entry entry = fixture_entry(f, kind);
+    entry.presence.site = site;
+    fixture_append(f, &entry);
+}
+
 #endif

@@ -1,21 +1,6 @@
 #include "tests/fed_fixture.h"
 
-static struct ledger_entry next_of(struct fixture *f, uint32_t site, uint32_t fragment,
-                                   uint64_t base, struct contribution *c) {
-    float *delta = fixture_delta(f, fragment, 0.01f);
-    *c = fixture_contribution(f, site, fragment, base, fixture_payload_of(f, fragment, delta));
-    free(delta);
-    return fixture_signed(f, c, f->keys[site]);
-}
-
 /* --- steps --- */
-static struct ledger_entry planned_step(struct fixture *f, uint32_t fragment, uint16_t count) {
-    struct ledger_entry entry;
-    run_state_plan_step(f->run, fragment, count, &entry);
-    entry.step.has_root = entry.step.version % f->manifest.root_interval == 0;
-    return entry;
-}
-
 /* The greatest fp32 that is not above it. */
 static float below(double value) {
     float nearest = (float)value;
@@ -27,37 +12,37 @@ TEST(a_step_that_the_ledger_does_not_justify_is_refused) {
     fixture_sites(f, 3);
     for (uint32_t site = 1; site <= 3; site++) fixture_contribute(f, site, 0, 0, 0.1f);
     uint64_t other = fixture_contribute(f, 1, 1, 0, 0.1f);
-    struct ledger_entry entry = planned_step(f, 0, 3);
+    struct ledger_entry entry = fixture_planned_step(f, 0, 3);
     entry.step.version = 2;
     fixture_refused(f, &entry, "version 2 after 0");
-    entry = planned_step(f, 0, 3);
+    entry = fixture_planned_step(f, 0, 3);
     entry.step.has_root = false;
     fixture_refused(f, &entry, "lacks a state root");
-    entry = planned_step(f, 0, 3);
+    entry = fixture_planned_step(f, 0, 3);
     entry.step.fragment = 2;
     fixture_refused(f, &entry, "fragment 2 of 2");
-    entry = planned_step(f, 0, 3);
+    entry = fixture_planned_step(f, 0, 3);
     entry.step.fragment = 1;
     fixture_refused(f, &entry, "not a waiting contribution of fragment 1");
-    entry = planned_step(f, 0, 3);
+    entry = fixture_planned_step(f, 0, 3);
     entry.step.parts[2].index = other;
     fixture_refused(f, &entry, "not a waiting contribution of fragment 0");
-    entry = planned_step(f, 0, 3);
+    entry = fixture_planned_step(f, 0, 3);
     entry.step.parts[0].index = 0;
     fixture_refused(f, &entry, "not a waiting contribution");
-    entry = planned_step(f, 0, 3);
+    entry = fixture_planned_step(f, 0, 3);
     entry.step.parts[1].scale = nextafterf(1, 0);
     fixture_refused(f, &entry, "the rules give 1");
-    entry = planned_step(f, 0, 3);
+    entry = fixture_planned_step(f, 0, 3);
     entry.step.parts[1].scale = 0;
     fixture_refused(f, &entry, "the rules give 1");
-    entry = planned_step(f, 0, 3);
+    entry = fixture_planned_step(f, 0, 3);
     entry.step.rate = 0.5f;
     fixture_refused(f, &entry, "the rules give 1 and 3");
-    entry = planned_step(f, 0, 3);
+    entry = fixture_planned_step(f, 0, 3);
     entry.step.period = 2;
     fixture_refused(f, &entry, "the rules give 1 and 3");
-    entry = planned_step(f, 0, 3);
+    entry = fixture_planned_step(f, 0, 3);
     fixture_step(f, 0, 3);
     entry.step.version = 2;
     entry.step.parts[1].scale = 1;
@@ -65,90 +50,12 @@ TEST(a_step_that_the_ledger_does_not_justify_is_refused) {
     fixture_close(f);
 }
 
-static void away(struct fixture *f, enum ledger_kind kind, uint32_t site) {
-    struct ledger_entry entry = fixture_entry(f, kind);
-    entry.presence.site = site;
-    fixture_append(f, &entry);
-}
-
-TEST(a_round_is_of_all_the_sites_that_are_present) {
-    struct fixture *f = fixture_open("merge.warmup_steps: 0\n", 5000);
-    fixture_sites(f, 8);
-    fixture_contribute(f, 1, 0, 0, 0.01f);
-    fixture_contribute(f, 2, 0, 0, 0.01f);
-    CHECK_EQUAL(planned_step(f, 0, 1).step.period, 8);
-    CHECK_NEAR(planned_step(f, 0, 1).step.parts[0].scale, 1, 0);
-    for (uint32_t site = 3; site <= 6; site++) away(f, LEDGER_SITE_AWAY, site);
-    struct ledger_entry entry = planned_step(f, 0, 1);
-    CHECK_EQUAL(entry.step.period, 4);
-    away(f, LEDGER_SITE_BACK, 3); /* what was planned before does not hold after */
-    fixture_refused(f, &entry, "the rules give 1 and 5");
-    fixture_close(f);
-    f = fixture_open("outer: {learning_rate: 0.5, period: 3}\n", 5000); /* named: for all steps */
-    fixture_sites(f, 8);
-    fixture_contribute(f, 1, 0, 0, 0.01f);
-    CHECK_EQUAL(planned_step(f, 0, 1).step.period, 3);
-    CHECK_NEAR(planned_step(f, 0, 1).step.rate, 0.5, 0);
-    fixture_close(f);
-}
-
-TEST(the_cap_is_twice_the_most_sites_that_were_present_since_the_base) {
-    struct fixture *f = fixture_open("merge.warmup_steps: 0\n", 5000);
-    fixture_sites(f, 20);
-    CHECK_EQUAL(run_state_staleness_cap(f->run, 0, 0), 40);
-    for (uint32_t site = 3; site <= 20; site++) away(f, LEDGER_SITE_LEFT, site);
-    CHECK_EQUAL(run_state_staleness_cap(f->run, 0, 0), 40); /* they were there at the base */
-    for (uint64_t version = 0; version < 2; version++) {
-        fixture_contribute(f, 1, 0, version, 0.01f);
-        fixture_step(f, 0, 1);
-    }
-    CHECK_EQUAL(run_state_staleness_cap(f->run, 0, 0), 40);
-    CHECK_EQUAL(run_state_staleness_cap(f->run, 0, 1), 16); /* never fewer */
-    CHECK_EQUAL(run_state_staleness_cap(f->run, 0, 2), 16);
-    away(f, LEDGER_SITE_BACK, 3);
-    for (uint32_t site = 4; site <= 12; site++) away(f, LEDGER_SITE_BACK, site);
-    CHECK_EQUAL(run_state_staleness_cap(f->run, 0, 1), 24);
-    fixture_close(f);
-    f = fixture_open("merge.staleness_cap: 3\n", 5000);
-    fixture_sites(f, 20);
-    CHECK_EQUAL(run_state_staleness_cap(f->run, 0, 0), 3);
-    fixture_close(f);
-}
-
-static void changes_its_period(const char *yaml) {
-    struct fixture *f = fixture_open(yaml, 5000);
-    fixture_sites(f, 3);
-    for (uint32_t site = 1; site <= 2; site++) {
-        fixture_contribute(f, site, 0, 0, 0.01f);
-        fixture_step(f, 0, 1);
-    }
-    CHECK_EQUAL(f->model.sums[0].count, 2);
-    CHECK_EQUAL(f->model.sums[0].period, 3);
-    away(f, LEDGER_SITE_AWAY, 3);
-    fixture_contribute(f, 1, 0, 2, 0.01f);
-    CHECK_EQUAL(planned_step(f, 0, 1).step.period, 2);
-    fixture_step(f, 0, 1); /* the third: D is cleared, as it was begun */
-    CHECK_EQUAL(f->model.sums[0].count, 0);
-    for (uint64_t version = 3; version < 5; version++) {
-        fixture_contribute(f, 1, 0, version, 0.01f);
-        fixture_step(f, 0, 1);
-        CHECK_EQUAL(f->model.sums[0].period, 2);
-        CHECK_EQUAL(f->model.sums[0].count, version == 3 ? 1 : 0);
-    }
-    fixture_close(f);
-}
-
-TEST(the_period_is_the_number_of_present_sites_once_the_sum_is_cleared) {
-    changes_its_period("outer: {mode: dense}\n");
-    changes_its_period("outer: {mode: sparse}\n");
-}
-
 TEST(a_step_may_take_some_and_leave_others) {
     struct fixture *f = fixture_open("", 5000);
     fixture_sites(f, 4);
     uint64_t at[5];
     for (uint32_t site = 1; site <= 4; site++) at[site] = fixture_contribute(f, site, 0, 0, 0.1f);
-    struct ledger_entry entry = planned_step(f, 0, 4);
+    struct ledger_entry entry = fixture_planned_step(f, 0, 4);
     entry.step.count = 2;
     entry.step.parts[0] = entry.step.parts[1];
     entry.step.parts[1] = entry.step.parts[3];
@@ -218,9 +125,9 @@ TEST(a_contribution_at_the_cap_is_taken_and_one_beyond_is_not) {
         fixture_contribute(f, 1, 0, v, 0.1f);
         fixture_step(f, 0, 1);
     }
-    struct ledger_entry entry = next_of(f, 2, 0, 0, &c);
+    struct ledger_entry entry = fixture_next(f, 2, 0, 0, &c);
     fixture_refused(f, &entry, "rebase");
-    entry = next_of(f, 2, 0, 1, &c);
+    entry = fixture_next(f, 2, 0, 1, &c);
     fixture_append(f, &entry);
     fixture_close(f);
 }
@@ -248,7 +155,7 @@ TEST(a_scaled_norm_is_never_above_its_limit_not_even_where_scales_are_denormal) 
             /* the only site's voice, which a step follows by a factor of 2 */
             CHECK_NEAR(limit, (double)medians[m] * (double)(1 << (v - 5)), 0);
             fixture_contribute_delta(f, 1, 0, v, delta);
-            struct ledger_entry entry = planned_step(f, 0, 1);
+            struct ledger_entry entry = fixture_planned_step(f, 0, 1);
             double scaled = (double)entry.step.parts[0].scale * (double)delta[0];
             CHECK(scaled <= limit * (1 + 0x1p-50));
             /* and as near to it as fp32 has it */
@@ -277,12 +184,12 @@ TEST(polynomial_weights_are_the_exact_roots_and_quotients) {
         fixture_contribute(f, 2, 0, 0, 0.1f); /* staleness 3 */
         fixture_contribute(f, 3, 0, 2, 0.1f); /* 1 */
         fixture_contribute(f, 4, 0, 3, 0.1f); /* 0 */
-        struct ledger_entry entry = planned_step(f, 0, 3);
+        struct ledger_entry entry = fixture_planned_step(f, 0, 3);
         CHECK_NEAR(entry.step.parts[0].scale, e ? 0.25f : 0.5f, 0);
         CHECK_NEAR(entry.step.parts[1].scale, e ? 0.5f : below(1 / sqrt(2)), 0);
         CHECK_NEAR(entry.step.parts[2].scale, 1, 0);
         fixture_step(f, 0, 1);
-        entry = planned_step(f, 0, 2); /* those that were left are one staler now */
+        entry = fixture_planned_step(f, 0, 2); /* those that were left are one staler now */
         CHECK_NEAR(entry.step.parts[0].scale, e ? below(1.0 / 3) : below(1 / sqrt(3)), 0);
         CHECK_NEAR(entry.step.parts[1].scale, e ? 0.5f : below(1 / sqrt(2)), 0);
         fixture_append(f, &entry);
@@ -381,179 +288,10 @@ TEST(what_comes_while_a_step_is_planned_does_not_change_its_scales) {
     fixture_sites(f, 6);
     fixture_contribute(f, 1, 0, 0, 0.1f);
     fixture_contribute(f, 2, 0, 0, 9.0f); /* clipped */
-    struct ledger_entry entry = planned_step(f, 0, 2);
+    struct ledger_entry entry = fixture_planned_step(f, 0, 2);
     CHECK(entry.step.parts[1].scale < 0.5f);
     for (uint32_t site = 3; site <= 6; site++) fixture_contribute(f, site, 0, 0, 5.0f);
     fixture_append(f, &entry);
-    fixture_close(f);
-}
-
-/* --- tokens --- */
-static void contribute_tokens(struct fixture *f, uint32_t site, uint64_t version, uint64_t tokens,
-                              uint64_t at_ms) {
-    struct contribution c;
-    struct ledger_entry entry = next_of(f, site, 0, version, &c);
-    c.tokens = tokens;
-    c.inner_steps = UINT32_MAX; /* never a reason to refuse */
-    contribution_encode(&c, entry.contribution.header);
-    contribution_sign(f->keys[site], entry.contribution.header, entry.contribution.signature);
-    entry.time_ms = at_ms;
-    fixture_append(f, &entry);
-}
-
-TEST(a_site_that_tells_any_number_of_tokens_counts_for_eight_of_the_others) {
-    struct fixture *f = fixture_open("", 5000);
-    uint64_t now = FIXTURE_NOW + 100000;
-    fixture_sites(f, 4);
-    for (uint64_t v = 0; v < 12; v++, now += 10000) {
-        contribute_tokens(f, 1, v, TOKENS_LIMIT, now); /* the very first, too */
-        for (uint32_t site = 2; site <= 4; site++)
-            if (site != 2 || v < 4 || v == 11) /* it is away, trains on, and comes back */
-                contribute_tokens(f, site, v, site == 2 && v == 11 ? 8000 : 1000, now + site);
-        CHECK(run_state_tokens(f->run) <= (v + 1) * (3 + TOKEN_RATE_LIMIT) * 1001);
-        fixture_step(f, 0, (uint16_t)run_state_pending_count(f->run, 0));
-    }
-    for (uint32_t site = 2; site <= 4; site++) {
-        CHECK_EQUAL(run_state_site(f->run, site)->counted, 12000);
-        CHECK_EQUAL(run_state_site(f->run, site)->uncounted, 0);
-    }
-    CHECK(run_state_site(f->run, 1)->uncounted > TOKENS_LIMIT);
-    CHECK(run_state_site(f->run, 1)->counted >= 7 * 9000);
-    fixture_close(f);
-}
-
-/* Two sites, the first with a part each 10 s, the second each 100 s; the parts have the tokens that
- * are given. What the first one tells, in all. */
-static uint64_t two_sites_train(struct fixture *f, uint32_t rounds, uint64_t often,
-                                uint64_t seldom) {
-    uint64_t now = FIXTURE_NOW + 100000, told = 0, version = 0;
-    fixture_sites(f, 2);
-    for (uint32_t round = 1; round <= rounds; round++) {
-        for (uint32_t part = 1; part <= 10; part++, now += 10000) {
-            contribute_tokens(f, 1, version, often, now);
-            told += often;
-            if (part == 10) contribute_tokens(f, 2, version, seldom, now + 7);
-            fixture_step(f, 0, (uint16_t)run_state_pending_count(f->run, 0));
-            version++;
-        }
-    }
-    return told;
-}
-
-TEST(of_two_honest_sites_whose_speeds_are_thirty_to_one_all_tokens_count) {
-    struct fixture *f = fixture_open("", 5000);
-    uint64_t told = two_sites_train(f, 20, 3000, 1000) + 20 * 1000;
-    CHECK(run_state_tokens(f->run) <= told);
-    CHECK(100 * run_state_tokens(f->run) >= 95 * told);
-    CHECK_EQUAL(run_state_site(f->run, 1)->uncounted, 0);
-    fixture_close(f);
-}
-
-TEST(of_two_sites_a_liar_counts_for_a_bounded_multiple_of_the_other_and_cannot_undo_it) {
-    const uint64_t lies[] = {TOKENS_LIMIT, UINT64_C(1) << 40, 1000000, 100000};
-    for (size_t i = 0; i < COUNT_OF(lies); i++) {
-        struct fixture *f = fixture_open("", 5000);
-        (void)two_sites_train(f, 20, lies[i], 1000);
-        const struct run_site *liar = run_state_site(f->run, 1),
-                              *honest = run_state_site(f->run, 2);
-        CHECK_EQUAL(honest->counted + honest->uncounted, 20 * 1000);
-        CHECK(100 * honest->counted >= 95 * 20 * 1000);
-        CHECK(liar->counted <= TOKEN_RATE_LIMIT_OF_TWO * UINT64_C(21) * 1000);
-        CHECK(liar->uncounted > 0);
-        fixture_close(f);
-    }
-}
-
-TEST(the_silence_of_the_others_lets_nobody_count_more) {
-    struct fixture *f = fixture_open("admission.voice_age: 1h\n", 5000);
-    uint64_t now = FIXTURE_NOW + 100000, version = 0;
-    fixture_sites(f, 4);
-    for (; version < 4; version++, now += 10000) {
-        for (uint32_t site = 1; site <= 4; site++)
-            contribute_tokens(f, site, version, 1000, now + site);
-        fixture_step(f, 0, 4);
-    }
-    uint64_t before = run_state_tokens(f->run);
-    now += 4 * UINT64_C(3600000);
-    for (uint32_t i = 0; i < 4; i++, version++, now += 10000) {
-        contribute_tokens(f, 1, version, TOKENS_LIMIT, now);
-        fixture_step(f, 0, 1);
-    }
-    /* a thousand in ten seconds, and eight times that */
-    CHECK(run_state_tokens(f->run) - before <= TOKEN_RATE_LIMIT * UINT64_C(1000) * (4 * 360 + 8));
-    fixture_close(f);
-}
-
-TEST(who_has_left_measures_the_last_one_for_a_voice_age_and_nobody_then) {
-    struct fixture *f = fixture_open("", 5000);
-    uint64_t told = two_sites_train(f, 4, 1000000, 1000);
-    CHECK(run_state_site(f->run, 1)->uncounted > 0);
-    away(f, LEDGER_SITE_LEFT, 2);
-    contribute_tokens(f, 1, 40, 1000, FIXTURE_NOW + 600000);
-    CHECK(run_state_site(f->run, 1)->uncounted > 0);
-    fixture_step(f, 0, 1);
-    contribute_tokens(f, 1, 41, 1000, FIXTURE_NOW + 600000 + UINT64_C(2) * 86400000);
-    CHECK_EQUAL(run_state_site(f->run, 1)->uncounted, 0);
-    CHECK_EQUAL(run_state_tokens(f->run), told + 2000 + run_state_site(f->run, 2)->counted);
-    fixture_close(f);
-}
-
-TEST(one_voice_alone_counts_once_no_other_came_for_a_voice_age) {
-    struct fixture *f = fixture_open("admission.voice_age: 1h\n", 5000);
-    uint64_t now = FIXTURE_NOW + 100000;
-    fixture_sites(f, 2);
-    for (uint64_t v = 0; v < 4; v++, now += 60000) {
-        contribute_tokens(f, 1, v, 1000, now);
-        CHECK_EQUAL(run_state_tokens(f->run), 0);
-        fixture_step(f, 0, 1);
-    }
-    for (uint64_t v = 4; v < 6; v++, now += 3600000) {
-        contribute_tokens(f, 1, v, 1000, now + 3600000);
-        fixture_step(f, 0, 1);
-    }
-    CHECK_EQUAL(run_state_tokens(f->run), 6000);
-    fixture_close(f);
-}
-
-TEST(one_voice_alone_ends_the_warm_up_and_not_at_once) {
-    struct fixture *f = fixture_open("inner.warmup_tokens: 16000\ninner.schedule: linear\n"
-                                     "inner.decay_tokens: 1000000\ntoken_budget: 1000000\n",
-                                     5000);
-    uint64_t now = FIXTURE_NOW + 100000, v = 0;
-    fixture_sites(f, 2);
-    for (; v < 8; v++, now += 60000) { /* what it tells counts, as far as it is a sixteenth */
-        contribute_tokens(f, 1, v, v < 4 ? 800 : TOKENS_LIMIT, now);
-        CHECK_EQUAL(run_state_tokens(f->run), v < 4 ? (v + 1) * 800 : 3200 + (v - 3) * 1000);
-        fixture_step(f, 0, 1);
-    }
-    for (; v < 24; v++, now += 60000) {
-        contribute_tokens(f, 1, v, TOKENS_LIMIT, now);
-        fixture_step(f, 0, 1);
-    }
-    CHECK_EQUAL(run_state_tokens(f->run), 16000);
-    CHECK_EQUAL(run_state_phase(f->run), RUN_ACTIVE);
-    fixture_close(f);
-}
-
-TEST(a_pause_is_no_time_in_which_a_site_trained) {
-    struct fixture *f = fixture_open("", 5000);
-    uint64_t now = FIXTURE_NOW + 100000;
-    fixture_sites(f, 3);
-    for (uint64_t v = 0; v < 8; v++, now += 10000) {
-        if (v == 5) {
-            struct ledger_entry pause = fixture_entry(f, LEDGER_PAUSED),
-                                resume = fixture_entry(f, LEDGER_RESUMED);
-            pause.time_ms = now;
-            now += 86000000;
-            resume.time_ms = now;
-            fixture_append(f, &pause);
-            fixture_append(f, &resume);
-        }
-        contribute_tokens(f, 1, v, v == 5 ? 1000000000 : 1000, now);
-        for (uint32_t site = 2; site <= 3; site++) contribute_tokens(f, site, v, 1000, now + site);
-        fixture_step(f, 0, 3);
-    }
-    CHECK(run_state_tokens(f->run) <= 8 * (2 + TOKEN_RATE_LIMIT) * 1001);
     fixture_close(f);
 }
 
@@ -576,137 +314,4 @@ TEST(fragments_cover_all_parameters_once_and_begin_at_chunks) {
             CHECK_EQUAL(at, sizes[s]);
             if (sizes[s] >= n * UINT64_C(4096)) CHECK(least > 0 && most - least < 2 * 4096);
         }
-}
-
-static struct ledger_entry rule(struct fixture *f, const char *key, const char *value) {
-    struct ledger_entry entry = fixture_entry(f, LEDGER_RULE);
-    snprintf(entry.rule.key, sizeof entry.rule.key, "%s", key);
-    snprintf(entry.rule.value, sizeof entry.rule.value, "%s", value);
-    snprintf(entry.rule.reason, sizeof entry.rule.reason, "because");
-    return entry;
-}
-
-static void set(struct fixture *f, const char *key, const char *value) {
-    struct ledger_entry entry = rule(f, key, value);
-    fixture_append(f, &entry);
-}
-
-TEST(another_rule_holds_for_the_next_step_and_is_checked_as_the_manifest_is) {
-    struct fixture *f = fixture_open("merge.warmup_steps: 0\n", 5000);
-    fixture_sites(f, 2);
-    fixture_contribute(f, 1, 0, 0, 0.01f);
-    CHECK_NEAR(planned_step(f, 0, 1).step.rate, 1, 0);
-    set(f, "outer.learning_rate", "0.5");
-    set(f, "merge.quorum", "7");
-    set(f, "inner.inner_steps", "12");
-    CHECK_NEAR(planned_step(f, 0, 1).step.rate, 0.5, 0);
-    CHECK_EQUAL(run_state_manifest(f->run)->merge.quorum, 7);
-    CHECK_EQUAL(run_state_inner_steps(f->run), 12);
-    set(f, "inner.learning_rate", "0.0005");
-    set(f, "token_budget", "100000");
-    set(f, "inner.schedule", "cosine");
-    CHECK_EQUAL(run_state_manifest(f->run)->inner.schedule, INNER_COSINE);
-    struct ledger_entry entry = rule(f, "inner.decay_tokens", "0");
-    fixture_append(f, &entry);
-    entry = rule(f, "token_budget", "0");
-    fixture_refused(f, &entry, "needs an end");
-    entry = rule(f, "model.hidden", "64");
-    fixture_refused(f, &entry, "holds for the whole run");
-    entry = rule(f, "merge.quorom", "2");
-    fixture_refused(f, &entry, "did you mean merge.quorum");
-    entry = rule(f, "merge.quorum", "0");
-    fixture_refused(f, &entry, "write a whole number, 1 to 256");
-    entry = rule(f, "merge.quorum", "07");
-    fixture_refused(f, &entry, "invalid value");
-    entry = rule(f, "merge.grace", "1000ms");
-    fixture_refused(f, &entry, "not in its one form");
-    entry = rule(f, "outer.period", "0");
-    fixture_refused(f, &entry, "outer.period");
-    fixture_step(f, 0, 1);
-    fixture_close(f);
-}
-
-/* theta after a step of the last two payloads, in the codecs named, within one round. */
-static float *merged(struct fixture *f, const enum codec codecs[static 2], float rate,
-                     const float scales[static 2]) {
-    size_t count = (size_t)f->parameters;
-    float *sum = xcalloc(count, sizeof *sum), *theta = xcalloc(count, sizeof *theta);
-    uint16_t *senders = xcalloc(count, sizeof *senders);
-    memcpy(theta, f->model.theta, count * sizeof *theta);
-    memcpy(sum, f->model.accumulated, count * sizeof *sum);
-    memcpy(senders, f->model.senders, count * sizeof *senders);
-    const struct codec_round round = {theta, sum, senders};
-    for (size_t i = 0; i < 2; i++)
-        codec_merge_checked(codecs[i], buffer_bytes(&f->payloads[f->payload_count - 2 + i].bytes),
-                            count, scales[i], rate, &round);
-    free(sum);
-    free(senders);
-    return theta;
-}
-
-TEST(a_message_is_in_the_codec_of_its_base_version_and_one_step_merges_both) {
-    struct fixture *f = fixture_open("merge.warmup_steps: 0\n", 5000);
-    struct error why = {0};
-    fixture_sites(f, 3);
-    set(f, "codec.kind", "topk2-128");
-    struct ledger_entry entry = rule(f, "codec.kind", "int8");
-    fixture_refused(f, &entry, "codec.kind");
-    CHECK_EQUAL(run_state_codec(f->run, 0), CODEC_TOPK2_64); /* what is under way is as it was */
-    CHECK_EQUAL(run_state_codec(f->run, 1), CODEC_TOPK2_128);
-    fixture_contribute(f, 1, 0, 0, 0.01f);
-    fixture_step(f, 0, 1);
-    float *delta = fixture_delta(f, 0, 0.01f);
-    struct bytes payload = fixture_payload_of(f, 0, delta);
-    struct contribution c = fixture_contribution(f, 2, 0, 1, payload), read;
-    entry = fixture_signed(f, &c, f->keys[2]);
-    fixture_refused(f, &entry, "for base version 1");
-    fixture_contribute_delta(f, 2, 0, 0, delta);
-    fixture_use_codec(f, CODEC_TOPK2_128);
-    payload = fixture_payload_of(f, 0, delta);
-    c = fixture_contribution(f, 3, 0, 0, payload);
-    entry = fixture_signed(f, &c, f->keys[3]);
-    fixture_refused(f, &entry, "for base version 0");
-    c = fixture_contribution(f, 3, 0, 1, payload);
-    CHECK(payload.size > codec_bound(CODEC_TOPK2_64, 5000)); /* it is the new one's bound */
-    entry = fixture_signed(f, &c, f->keys[3]);
-    struct admission_limits limits = {FIXTURE_NOW, UINT64_MAX};
-    CHECK_EQUAL(admission_header(
-                    f->run, 3, bytes_of(entry.contribution.header, CONTRIBUTION_HEADER_SIZE),
-                    bytes_of(entry.contribution.signature, SIGNATURE_SIZE), &limits, &read, &why),
-                ACCEPTED);
-    fixture_append(f, &entry);
-    struct ledger_entry planned = planned_step(f, 0, 2);
-    const enum codec codecs[] = {CODEC_TOPK2_64, CODEC_TOPK2_128};
-    const float scales[] = {planned.step.parts[0].scale, planned.step.parts[1].scale};
-    float *wanted = merged(f, codecs, planned.step.rate, scales);
-    fixture_step(f, 0, 2);
-    for (size_t i = 0; i < 5000; i++) CHECK_NEAR(f->model.theta[i], wanted[i], 1e-7);
-    free(wanted);
-    free(delta);
-    fixture_close(f);
-}
-
-TEST(a_message_is_judged_by_the_cap_of_its_base_version) {
-    struct fixture *f = fixture_open("merge: {warmup_steps: 0, staleness_cap: 3}\n", 5000);
-    fixture_sites(f, 2);
-    for (uint64_t version = 0; version < 2; version++) {
-        fixture_contribute(f, 1, 0, version, 0.01f);
-        fixture_step(f, 0, 1);
-    }
-    set(f, "merge.staleness_cap", "9");
-    CHECK_EQUAL(run_state_staleness_cap(f->run, 0, 2), 3);
-    for (uint64_t version = 2; version < 12; version++) {
-        fixture_contribute(f, 1, 0, version, 0.01f);
-        fixture_step(f, 0, 1);
-    }
-    CHECK_EQUAL(run_state_staleness_cap(f->run, 0, 2), 3);
-    CHECK_EQUAL(run_state_staleness_cap(f->run, 0, 3), 9);
-    CHECK_EQUAL(run_state_staleness(f->run, 0, 3), 9); /* remembered as far back as that */
-    uint8_t root[DIGEST_SIZE];
-    CHECK(run_state_root_at(f->run, 3, root));
-    CHECK(run_state_staleness(f->run, 0, 1) > 3);
-    set(f, "merge.staleness_cap", "1");
-    CHECK_EQUAL(run_state_staleness_cap(f->run, 0, 12), 9);
-    fixture_contribute(f, 1, 0, 4, 0.01f); /* by the cap of its base it is welcome */
-    fixture_close(f);
 }
