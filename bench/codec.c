@@ -85,6 +85,10 @@ static enum status measure(enum codec codec, int kind, const float *x, float *e,
 
 int main(int argc, char **argv) {
     size_t count = argc > 1 ? (size_t)strtoull(argv[1], NULL, 10) : 1310720;
+    if (count == 0 || argc > 2) {
+        fprintf(stderr, "usage: codec [ELEMENTS]\n");
+        return 2;
+    }
     struct error error = {0};
     enum status status = OK;
     float *x = xcalloc(count, sizeof *x), *e = xcalloc(count, sizeof *e),

@@ -124,6 +124,10 @@ int main(int argc, char **argv) {
     snprintf(path, sizeof path, "%s/../bin/atoll-kernels-cuda.so", slash ? program : ".");
     const char *named = getenv("ATOLL_TEST_CUDA_LIBRARY");
     struct bench bench = {.count = argc > 1 ? strtoull(argv[1], NULL, 10) : 124439808};
+    if (bench.count == 0 || argc > 2) {
+        fprintf(stderr, "usage: gpu_codec [ELEMENTS]\n");
+        return 2;
+    }
     enum status status = cuda_backend_open(named ? named : path, &backend, &error);
     bench.cuda = backend.operations;
     if (status == OK) status = run(&bench, backend.found, &error);

@@ -1,9 +1,6 @@
 /* The request to leave, and the verb that makes it (node/leave.h). */
 #include "node/leave.h"
 
-#include <errno.h>
-#include <limits.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +10,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
+#include "node/status.h"
 #include "node/verbs.h"
 
 enum { STATUS_LIMIT = 256 * 1024, LOOK_AGAIN_MS = 200 };
@@ -32,7 +30,6 @@ bool leave_is_asked(const char *directory) {
 
 /* The process that the last status is of; 0: none is at work. *message gets what it said last. */
 static uint64_t process_at_work(const char *directory, char *message, size_t size) {
-    static const char *const working[] = {"starting", "training", "waiting"};
     struct buffer text = {0};
     struct json *json = NULL;
     uint64_t pid = 0;
@@ -45,11 +42,10 @@ static uint64_t process_at_work(const char *directory, char *message, size_t siz
         (void)!json_get_text(root, "state", &state, NULL);
         (void)!json_get_text(root, "message", &said, NULL);
         (void)!json_get_u64(root, "pid", &pid, NULL);
-        for (size_t i = 0; i < COUNT_OF(working); i++) is_working |= strcmp(state, working[i]) == 0;
+        is_working = status_is_working(state);
         snprintf(message, size, "%s", said ? said : state);
     }
-    is_working =
-        is_working && pid > 0 && pid <= INT_MAX && (kill((pid_t)pid, 0) == 0 || errno == EPERM);
+    is_working = is_working && status_is_at_work(directory, pid);
     json_close(json);
     buffer_deinit(&text);
     free(path);

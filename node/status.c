@@ -1,11 +1,17 @@
-/* Reads another process's status.json (node/status.h) and says whether that process still lives. */
+/* Reads another process's status.json (node/status.h) and says whether that process is there. */
 #include "node/status.h"
 
+#include <errno.h>
+#include <limits.h>
+#include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
+#include "storage/store.h"
 
 static bool is_one_of(const char *text, const char *const *names, size_t count) {
     for (size_t i = 0; i < count; i++)
@@ -35,9 +41,22 @@ static void write_silent(struct json_writer *writer, const struct json_value *la
     json_end_object(writer);
 }
 
-enum status status_as_of(struct bytes file, uint64_t now_ms, bool (*alive)(uint64_t pid),
-                         struct buffer *out, struct error *error) {
+bool status_is_working(const char *state) {
     static const char *const working[] = {"starting", "training", "waiting"};
+    return is_one_of(state, working, COUNT_OF(working));
+}
+
+bool status_is_at_work(const char *directory, uint64_t pid) {
+    char *journal = file_join(directory, "journal");
+    enum store_use use = store_use_of(journal);
+    free(journal);
+    if (use != STORE_UNKNOWN) return use == STORE_IN_USE;
+    return pid > 0 && pid <= INT_MAX && (kill((pid_t)pid, 0) == 0 || errno == EPERM);
+}
+
+enum status status_as_of(struct bytes file, const char *directory, uint64_t now_ms,
+                         bool (*is_at_work)(const char *directory, uint64_t pid),
+                         struct buffer *out, struct error *error) {
     struct json *json = NULL;
     const char *state = "";
     uint64_t stamp = 0, pid = 0;
@@ -47,10 +66,9 @@ enum status status_as_of(struct bytes file, uint64_t now_ms, bool (*alive)(uint6
     if (status == OK) status = json_get_u64(last, "stamp_ms", &stamp, error);
     if (status == OK) status = json_get_u64(last, "pid", &pid, error);
     bool is_old = now_ms > stamp && now_ms - stamp >= STATUS_SILENT_MS;
-    bool is_there = status == OK && alive(pid);
+    bool is_there = status == OK && is_at_work(directory, pid);
     bool starts = strcmp(state, "starting") == 0; /* it says so once, and may take its time */
-    if (status == OK && is_one_of(state, working, COUNT_OF(working)) && is_old &&
-        !(starts && is_there)) {
+    if (status == OK && status_is_working(state) && is_old && !(starts && is_there)) {
         char message[192];
         unsigned long long process = pid, seconds = (now_ms - stamp) / 1000;
         snprintf(

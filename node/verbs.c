@@ -1,12 +1,10 @@
 /* The subcommands of atoll-node (node/verbs.h); each returns the process's exit code. */
 #include "node/verbs.h"
 
-#include <errno.h>
-#include <limits.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/file.h"
@@ -141,10 +139,6 @@ int verb_join(struct options *options, void *values) {
     return run_site(settings);
 }
 
-static bool process_exists(uint64_t pid) {
-    return pid > 0 && pid <= INT_MAX && (kill((pid_t)pid, 0) == 0 || errno == EPERM);
-}
-
 /* UNAVAILABLE says why not: what it waits for, or what its status says of a site that is not at
  * work. */
 static enum status check_ready(struct bytes told, struct error *error) {
@@ -175,7 +169,8 @@ int verb_status(struct options *options, void *values) {
     char *path = file_join(settings->directory, "status.json");
     enum status status = file_read(path, STATUS_LIMIT, &text, &error);
     if (status == OK) {
-        status = status_as_of(buffer_bytes(&text), clock_wall_ms(), process_exists, &told, &error);
+        status = status_as_of(buffer_bytes(&text), settings->directory, clock_wall_ms(),
+                              status_is_at_work, &told, &error);
         if (status != OK) (void)error_wrap(&error, status, "%s", path);
     }
     free(path);

@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/memory.h"
 #include "storage/lmdb_env.h"
@@ -48,6 +49,28 @@ static enum status check_options(const struct store_options *options, struct err
     return OK;
 }
 
+/* Who asks for the store's use (store_use_of) has the lock for a moment. */
+enum { LOCK_TRIES = 10, LOCK_AGAIN_MS = 5 };
+
+static bool lock_soon(int descriptor) {
+    for (int tries = 1; flock(descriptor, LOCK_EX | LOCK_NB) != 0; tries++) {
+        if (errno != EWOULDBLOCK || tries == LOCK_TRIES) return false;
+        clock_sleep_ms(LOCK_AGAIN_MS);
+    }
+    return true;
+}
+
+enum store_use store_use_of(const char *directory) {
+    char *path = file_join(directory, "writer.lock");
+    int descriptor = open(path, O_RDONLY | O_CLOEXEC);
+    bool none = descriptor < 0 && errno == ENOENT;
+    free(path);
+    if (descriptor < 0) return none ? STORE_FREE : STORE_UNKNOWN;
+    bool free_now = flock(descriptor, LOCK_SH | LOCK_NB) == 0, held = errno == EWOULDBLOCK;
+    close(descriptor);
+    return free_now ? STORE_FREE : held ? STORE_IN_USE : STORE_UNKNOWN;
+}
+
 /* flock belongs to the open file, so a second open in this process is refused as well, which LMDB
  * would not survive. The kernel lets go when the process ends, however it ends. */
 static enum status take_lock(struct store *store, struct error *error) {
@@ -57,7 +80,7 @@ static enum status take_lock(struct store *store, struct error *error) {
     if (store->lock < 0) {
         status =
             error_set(error, errno == ENOSPC ? FULL : FAILED, "open %s: %s", path, strerror(errno));
-    } else if (flock(store->lock, LOCK_EX | LOCK_NB) != 0) {
+    } else if (!lock_soon(store->lock)) {
         char pid[24] = {0};
         ssize_t got = pread(store->lock, pid, sizeof pid - 1, 0);
         pid[got > 0 ? strspn(pid, "0123456789") : 0] = 0;

@@ -76,6 +76,11 @@ struct store_options {     /* zeroes mean the default */
  * read_only and there is no store or table. */
 MUST_USE enum status store_open(const struct store_options *options, struct store **out,
                                 struct error *error);
+/* Who has the directory open for writing, by the lock that the kernel takes from a process that
+ * ends: a process's number says less, it may be another's since, or another container's. UNKNOWN
+ * where the lock may not be read. */
+enum store_use { STORE_FREE, STORE_IN_USE, STORE_UNKNOWN };
+enum store_use store_use_of(const char *directory);
 /* Commits what waits, calls the callbacks, ends the thread, lets go of the directory. Nobody else
  * may be in a call. NULL is a no-op. */
 void store_close(struct store *store);

@@ -1,7 +1,12 @@
 /* A status is of the process that wrote it: where that one has ended without a word, the reader is
  * told. */
+#include <unistd.h>
+
+#include "base/file.h"
 #include "base/memory.h"
+#include "crypto/digest.h"
 #include "node/status.h"
+#include "storage/store.h"
 #include "tests/test.h"
 
 static const char *const text_of =
@@ -11,14 +16,20 @@ static const char *const text_of =
     "\"lost_ms\": {\"data\": "
     "18446744073709551615}}";
 
-static bool alive(uint64_t pid) { return pid == 77; }
-static bool dead(uint64_t pid) { return pid != 77; }
+static const struct storage_digest sha256 = {sizeof(struct digest), digest_pieces, digest_init,
+                                             digest_update, digest_final};
 
-static char *read_at(const char *state, uint64_t now_ms, bool (*is_alive)(uint64_t pid)) {
+static bool alive(const char *directory, uint64_t pid) {
+    return pid == 77 && strcmp(directory, "site") == 0;
+}
+static bool dead(const char *directory, uint64_t pid) { return !alive(directory, pid); }
+
+static char *read_at(const char *state, uint64_t now_ms,
+                     bool (*is_alive)(const char *directory, uint64_t pid)) {
     char *file = xformat(text_of, state);
     struct buffer out = {0};
     struct error error = {0};
-    CHECK_OK(status_as_of(bytes_of(file, strlen(file)), now_ms, is_alive, &out, &error));
+    CHECK_OK(status_as_of(bytes_of(file, strlen(file)), "site", now_ms, is_alive, &out, &error));
     if (now_ms < 105000) CHECK(out.size == strlen(file) && memcmp(out.data, file, out.size) == 0);
     free(file);
     buffer_u8(&out, 0);
@@ -73,6 +84,22 @@ TEST(what_is_no_status_is_refused) {
     static const char *const bad[] = {"", "[]", "{}", "{\"state\": 1, \"stamp_ms\": 1, \"pid\": 1}",
                                       "{\"state\": \"training\"}"};
     for (size_t i = 0; i < COUNT_OF(bad); i++)
-        CHECK(status_as_of(bytes_of(bad[i], strlen(bad[i])), 1, alive, &out, &error) != OK);
+        CHECK(status_as_of(bytes_of(bad[i], strlen(bad[i])), "site", 1, alive, &out, &error) != OK);
     CHECK_EQUAL(out.size, 0);
+}
+
+/* The number of a process that ended is given to another one, and in a container every first one
+ * has the same: the lock on the journal says who is there. */
+TEST(a_number_that_is_another_process_is_not_the_site) {
+    CHECK(!status_is_at_work("site", (uint64_t)getpid()));
+    static const char *const tables[] = {"entries"};
+    struct store_options options = {
+        .directory = "site/journal", .tables = tables, .table_count = 1, .digest = &sha256};
+    struct store *store;
+    struct error error = {0};
+    CHECK_OK(file_make_directory("site", 0700, &error));
+    CHECK_OK(store_open(&options, &store, &error));
+    CHECK(status_is_at_work("site", 1));
+    store_close(store);
+    CHECK(!status_is_at_work("site", (uint64_t)getpid()));
 }
