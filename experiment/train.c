@@ -136,6 +136,7 @@ static enum status round_end(struct train *train, uint32_t index, struct error *
         train_post(train, arrival);
     }
     train->result.bytes_up += payload_terms(site->payload)->size + HEADER_BYTES;
+    site->sent_steps = site->since_snapshot;
     site->since_snapshot = 0;
     site->round_tokens = site->tokens;
     site->waits = !train->options->topology->run.overlap;
@@ -241,7 +242,10 @@ static void hear(struct train *train, struct train_site *site, const struct trai
         site->known = version_hold(event->version);
         site->known_tokens = event->run_tokens;
     }
-    if (!event->version) site->why = site->feedback ? REBASE_SPARSE_REFUSED : REBASE_DENSE_REFUSED;
+    if (!event->version) { /* due again at once, as in node/node_rounds.c */
+        site->why = site->feedback ? REBASE_SPARSE_REFUSED : REBASE_DENSE_REFUSED;
+        site->since_snapshot += site->sent_steps;
+    }
     if (!event->merged) return;
     site->why = REBASE_MERGED;
     site->own_known_tokens = site->round_tokens;
@@ -266,6 +270,7 @@ static enum status on_deliver(struct train *train, const struct train_event *eve
     if (!site->waits || site->why == REBASE_NONE) return OK;
     TRY(site_rebase(train, site, error));
     site->waits = false;
+    if (site->since_snapshot >= site->inner_steps) return round_end(train, event->site, error);
     site_go_on(train, event->site);
     return OK;
 }

@@ -40,6 +40,7 @@ struct train_site {
     double heard;   /* not up: when the coordinator heard of it last; -INFINITY: never */
     double busy, checkpointed;
     uint64_t since_snapshot; /* steps */
+    uint64_t sent_steps;     /* of the message under way */
     /* tensors */
     float *theta;    /* [P] */
     float *feedback; /* [P]; NULL in dense mode */

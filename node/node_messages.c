@@ -189,6 +189,11 @@ static bool refusal_blames_us(enum refusal code) {
            code == REFUSED_DIGEST || code == REFUSED_NORM;
 }
 
+/* Not of the message itself: the same training may be taken from another base, or by now. */
+static bool refusal_asks_again(enum refusal code) {
+    return code == REFUSED_REBASE || code == REFUSED_EXPIRED || code == REFUSED_EPOCH;
+}
+
 void node_refused(struct node_state *state, const struct node_event *event, struct instant now,
                   struct node_actions *out) {
     struct slot *slot = uploading(state, event);
@@ -216,7 +221,7 @@ void node_refused(struct node_state *state, const struct node_event *event, stru
                   slot->rejected, refusal_name(code), event->message ? event->message : "");
         return;
     }
-    node_slot_restore(state, event->fragment, out);
+    node_slot_restore(state, event->fragment, refusal_asks_again(code), out);
 }
 
 void node_upload_broken(struct node_state *state, const struct node_event *event,

@@ -291,9 +291,13 @@ void node_snapshotted(struct node_state *state, const struct node_event *event,
     slot->loss_count = 0;
 }
 
-void node_slot_restore(struct node_state *state, uint32_t fragment, struct node_actions *out) {
+/* What comes back is a round's training already. Where it may be taken from another base it is due
+ * at once: a round later it is worth less, and a message that merges would carry two rounds. */
+void node_slot_restore(struct node_state *state, uint32_t fragment, bool due,
+                       struct node_actions *out) {
     struct slot *slot = &state->slots[fragment];
     MARK("slot: restoring");
+    if (due) slot->steps_mark -= (int64_t)slot->steps_in_flight;
     node_slot_enter(slot, SLOT_RESTORING);
     order_move(state, fragment, NODE_DO_RESTORE, out);
 }
@@ -314,7 +318,7 @@ void node_slot_merged(struct node_state *state, uint32_t fragment, struct node_a
 
 void node_slot_dropped(struct node_state *state, uint32_t fragment, struct node_actions *out) {
     const struct slot *slot = &state->slots[fragment];
-    if (slot->phase < SLOT_MERGING) node_slot_restore(state, fragment, out);
+    if (slot->phase < SLOT_MERGING) node_slot_restore(state, fragment, true, out);
 }
 
 void node_rebased(struct node_state *state, const struct node_event *event,

@@ -127,9 +127,11 @@ void node_rebased(struct node_state *state, const struct node_event *event,
                   struct node_actions *out);
 /* ... what becomes of its message: merged by a step that the run state and the replica have ... */
 void node_slot_merged(struct node_state *state, uint32_t fragment, struct node_actions *out);
-/* ... given up by an entry that is in the run state now, or refused: its mass comes back ... */
+/* ... given up by an entry that is in the run state now, or refused: its mass comes back, due
+ * at once if `due` ... */
 void node_slot_dropped(struct node_state *state, uint32_t fragment, struct node_actions *out);
-void node_slot_restore(struct node_state *state, uint32_t fragment, struct node_actions *out);
+void node_slot_restore(struct node_state *state, uint32_t fragment, bool due,
+                       struct node_actions *out);
 /* ... as steps and tokens that the next message counts ... */
 void node_slot_give_back(struct slot *slot);
 /* ... when the run begins ... */

@@ -287,6 +287,7 @@ static void refused(struct plan *plan, struct site_now *site, uint32_t fragment)
     if (slot->state != IN_UPLOADING) return;
     slot->state = IN_RESTORING;
     slot->base = stream_version(plan, site);
+    slot->mark -= slot->steps; /* due again at once, as in node/node_rounds.c */
     site_cause(plan, site);
     at_next_step(plan, site, EV_REBASE, fragment, false);
 }

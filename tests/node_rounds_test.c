@@ -403,6 +403,39 @@ static const struct contribution *snapshot_at(struct site *s, uint64_t steps) {
     return &action->contribution;
 }
 
+/* ---- refused --------------------------------------------------------------------------------- */
+
+/* The worker has taken the message's mass back, and the trainer has moved. */
+static void taken_back(struct site *s) {
+    CHECK(find(s, NODE_DO_RESTORE) != NULL);
+    CHECK(find(s, NODE_DO_SNAPSHOT) == NULL);
+    step(s, &(struct node_event){.kind = NODE_REBASED, .sequence = s->contribution.sequence});
+}
+
+TEST(what_was_refused_for_its_base_is_due_again_at_once_with_all_that_it_had_counted) {
+    struct site *s = site_open();
+    send_round(s);
+    turn_away(s, REFUSED_REBASE);
+    taken_back(s);
+    CHECK(find(s, NODE_DO_SNAPSHOT) != NULL);
+    CHECK_EQUAL(snapshot_at(s, 10)->inner_steps, 10);
+    site_close(s);
+}
+
+/* Whatever is wrong with it, it is no better at once. */
+TEST(what_was_refused_as_malformed_comes_again_with_the_next_round) {
+    struct site *s = site_open();
+    send_round(s);
+    turn_away(s, REFUSED_MALFORMED);
+    taken_back(s);
+    CHECK(find(s, NODE_DO_SNAPSHOT) == NULL);
+    train_to(s, 19);
+    CHECK(find(s, NODE_DO_SNAPSHOT) == NULL);
+    train_to(s, 20);
+    CHECK_EQUAL(snapshot_at(s, 20)->inner_steps, 20);
+    site_close(s);
+}
+
 TEST(a_snapshot_that_a_lost_trainer_cannot_make_is_given_up_and_its_steps_are_counted_nowhere) {
     struct site *s = site_open();
     train_to(s, 10);

@@ -251,8 +251,8 @@ TEST(a_contribution_that_is_dropped_gives_its_mass_back_and_anothers_does_not) {
     }
     struct node_event restored = {.kind = NODE_REBASED, .fragment = 0, .sequence = 1};
     step(site, &restored);
-    /* the next message has what this one had */
-    CHECK_EQUAL(node_state_slot(site->state, 0), SLOT_TRAINING);
+    /* the next message has what this one had, and is due at once */
+    CHECK_EQUAL(node_state_slot(site->state, 0), SLOT_SNAPSHOT);
     site_close(site);
 }
 
