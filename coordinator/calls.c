@@ -507,9 +507,8 @@ static bool admin_order(const struct admin_request *request, struct coordinator_
     static const enum admin_order orders[ADMIN_VERB_COUNT] = {
         [ADMIN_PAUSE] = ORDER_PAUSE,       [ADMIN_RESUME] = ORDER_RESUME,
         [ADMIN_STOP] = ORDER_STOP,         [ADMIN_INVITE] = ORDER_INVITE,
-        [ADMIN_REVOKE] = ORDER_REVOKE,     [ADMIN_SET_INNER_STEPS] = ORDER_INNER_STEPS,
-        [ADMIN_SNAPSHOT] = ORDER_SNAPSHOT, [ADMIN_UNINVITE] = ORDER_UNINVITE,
-        [ADMIN_SET_RULE] = ORDER_RULE};
+        [ADMIN_REVOKE] = ORDER_REVOKE,     [ADMIN_SET_RULE] = ORDER_RULE,
+        [ADMIN_SNAPSHOT] = ORDER_SNAPSHOT, [ADMIN_UNINVITE] = ORDER_UNINVITE};
     if (!orders[request->verb]) return false;
     event->kind = COORDINATOR_ADMIN;
     event->admin.order = orders[request->verb];
@@ -520,7 +519,6 @@ static bool admin_order(const struct admin_request *request, struct coordinator_
     event->admin.expires_ms = request->expires_ms;
     event->admin.role = (enum site_role)request->role;
     if (request->verb == ADMIN_RESUME) event->admin.token_budget = request->value;
-    event->admin.inner_steps = request->value > UINT32_MAX ? 0 : (uint32_t)request->value;
     return true;
 }
 

@@ -251,12 +251,6 @@ static struct objection order_entry(struct coordinator_state *state,
         entry->revoked.site = site->site;
         memcpy(entry->revoked.reason, event->admin.reason, REASON_SIZE);
         return (struct objection){0};
-    case ORDER_INNER_STEPS:
-        if (event->admin.inner_steps == 0)
-            return (struct objection){ORDER_BAD_VALUE, "the number of inner steps is at least 1"};
-        *entry = state_entry(state, LEDGER_INNER_STEPS, now);
-        entry->inner_steps.inner_steps = event->admin.inner_steps;
-        return (struct objection){0};
     case ORDER_RULE: return rule_entry(state, event, now, entry);
     default: return (struct objection){ORDER_BAD_VALUE, "there is no such order"};
     }
@@ -314,8 +308,7 @@ static void order_snapshot(struct coordinator_state *state, const struct coordin
 void orders_admin(struct coordinator_state *state, const struct coordinator_event *event,
                   struct instant now, struct coordinator_actions *out) {
     if (state->applying &&
-        (event->admin.order == ORDER_REVOKE || event->admin.order == ORDER_INNER_STEPS ||
-         event->admin.order == ORDER_RULE)) {
+        (event->admin.order == ORDER_REVOKE || event->admin.order == ORDER_RULE)) {
         defer_order(state, event, out);
         return;
     }

@@ -89,7 +89,6 @@ enum admin_order {
     ORDER_STOP,
     ORDER_INVITE,
     ORDER_REVOKE,
-    ORDER_INNER_STEPS,
     ORDER_SNAPSHOT,
     ORDER_UNINVITE,
     ORDER_RULE
@@ -164,7 +163,6 @@ struct coordinator_event {
             uint8_t secret_digest[DIGEST_SIZE];              /* INVITE */
             uint64_t expires_ms;                             /* INVITE, wall clock */
             enum site_role role;                             /* INVITE */
-            uint32_t inner_steps;                            /* INNER_STEPS */
             char key[RULE_KEY_SIZE], value[RULE_VALUE_SIZE]; /* RULE */
             uint64_t token_budget; /* RESUME: a larger one; 0: as it was */
         } admin;

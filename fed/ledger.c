@@ -103,7 +103,6 @@ void ledger_entry_encode(const struct ledger_entry *entry, struct buffer *out) {
         buffer_u64(out, entry->note.token_budget);
         return;
     case LEDGER_EPOCH: return;
-    case LEDGER_INNER_STEPS: buffer_u32(out, entry->inner_steps.inner_steps); return;
     case LEDGER_DROPPED:
         buffer_u64(out, entry->dropped.index);
         write_text(out, entry->dropped.reason, REASON_SIZE);
@@ -208,7 +207,6 @@ static enum status decode_fields(struct reader *reader, struct ledger_entry *out
         out->note.token_budget = reader_u64(reader);
         return OK;
     case LEDGER_EPOCH: return OK;
-    case LEDGER_INNER_STEPS: out->inner_steps.inner_steps = reader_u32(reader); return OK;
     case LEDGER_DROPPED:
         out->dropped.index = reader_u64(reader);
         return text_status(read_text(reader, out->dropped.reason, REASON_SIZE), what, error);
@@ -244,7 +242,6 @@ const char *ledger_kind_name(enum ledger_kind kind) {
     case LEDGER_RESUMED: return "resumed";
     case LEDGER_STOPPED: return "stopped";
     case LEDGER_EPOCH: return "epoch";
-    case LEDGER_INNER_STEPS: return "inner_steps";
     case LEDGER_DROPPED: return "dropped";
     case LEDGER_SITE_UNINVITED: return "site_uninvited";
     case LEDGER_SITE_AWAY: return "site_away";

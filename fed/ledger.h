@@ -27,14 +27,13 @@ enum ledger_kind {
     LEDGER_STOPPED = 9,
     LEDGER_EPOCH =
         10, /* a coordinator took over; entries of an older epoch are not accepted after it */
-    LEDGER_INNER_STEPS = 11, /* H changed */
+    LEDGER_RULE = 11,    /* the admin changed a key of the manifest, from here on */
     LEDGER_DROPPED = 12, /* a contribution that waits is given up: its payload was lost and cannot
                             be obtained again */
     LEDGER_SITE_UNINVITED = 13, /* the admin withdrew the open invitation of a name */
     LEDGER_SITE_AWAY = 14,      /* nothing was heard of a site for away_after: it counts no more */
     LEDGER_SITE_BACK = 15,      /* it is heard again, and counts */
-    LEDGER_SITE_LEFT = 16,      /* it said that it goes, with nothing of its own under way */
-    LEDGER_RULE = 17            /* the admin changed a key of the manifest, from here on */
+    LEDGER_SITE_LEFT = 16       /* it said that it goes, with nothing of its own under way */
 };
 
 enum {
@@ -116,9 +115,6 @@ struct ledger_entry {
             char reason[REASON_SIZE];
             uint64_t token_budget; /* RESUMED: the run's from now on; 0: as it was */
         } note;                    /* PAUSED, RESUMED, STOPPED */
-        struct {
-            uint32_t inner_steps;
-        } inner_steps;
     };
 };
 

@@ -19,7 +19,6 @@
  *   STOPPED           x        x                   for good
  *   EPOCH             x        x         x         a coordinator that serves an ended run restarts
  *                                                  too
- *   INNER_STEPS       x        x
  *   DROPPED           x        x         x         of a contribution that waits
  *
  * Epochs: entry 0 begins with any; an EPOCH entry carries a higher one than the ledger's, every
@@ -469,11 +468,6 @@ static enum status check_kind(const struct run_state *state, const struct ledger
     case LEDGER_SITE_LEFT: return check_presence(state, entry, error);
     case LEDGER_CONTRIBUTION: return check_contribution(state, entry, trusted, decoded, error);
     case LEDGER_STEP: return run_check_step(state, entry, error);
-    case LEDGER_INNER_STEPS:
-        if (entry->inner_steps.inner_steps >= 1 && entry->inner_steps.inner_steps <= 1000000)
-            return OK;
-        return error_set(error, INVALID, "%u inner steps: 1 to 1000000",
-                         entry->inner_steps.inner_steps);
     case LEDGER_DROPPED: return check_dropped(state, entry, error);
     case LEDGER_RULE: return check_rule(state, entry, error);
     case LEDGER_RESUMED: return check_budget_of(state, entry, error);
@@ -544,9 +538,6 @@ void run_commit(struct run_state *state, const struct ledger_entry *entry,
     case LEDGER_EPOCH:
         MARK("run: another epoch");
         state->epoch = entry->epoch;
-        break;
-    case LEDGER_INNER_STEPS:
-        state->inner_steps = state->manifest.inner.inner_steps = entry->inner_steps.inner_steps;
         break;
     case LEDGER_DROPPED: commit_dropped(state, entry); break;
     case LEDGER_RULE: commit_rule(state, entry); break;

@@ -17,11 +17,10 @@ const char *admin_verb_name(uint32_t verb) {
         [ADMIN_INVITE] = "invite",
         [ADMIN_REVOKE] = "revoke",
         [ADMIN_SITES] = "sites",
-        [ADMIN_SET_INNER_STEPS] = "set_inner_steps",
+        [ADMIN_SET_RULE] = "set_rule",
         [ADMIN_SNAPSHOT] = "snapshot",
         [ADMIN_INVITATIONS] = "invitations",
         [ADMIN_UNINVITE] = "uninvite",
-        [ADMIN_SET_RULE] = "set_rule",
         [ADMIN_RULES] = "rules",
     };
     return verb < ADMIN_VERB_COUNT ? names[verb] : "unknown";

@@ -352,19 +352,18 @@ MUST_USE enum status heartbeat_reply_decode(struct frame frame, struct arena *ar
 
 enum admin_verb { /* numbers stay */
                   ADMIN_STATUS = 1,
-                  ADMIN_PAUSE = 2,           /* reason */
-                  ADMIN_RESUME = 3,          /* reason, value: a larger token budget or 0 */
-                  ADMIN_STOP = 4,            /* reason */
-                  ADMIN_INVITE = 5,          /* site_name, role, expires_ms -> invitation_secret */
-                  ADMIN_REVOKE = 6,          /* site_name, reason */
-                  ADMIN_SITES = 7,           /* first_site -> sites, next_site */
-                  ADMIN_SET_INNER_STEPS = 8, /* value: H */
-                  ADMIN_SNAPSHOT = 9,        /* -> value: the version it will be of */
-                  ADMIN_INVITATIONS = 10,    /* first_site: index -> invitations, next_site */
-                  ADMIN_UNINVITE = 11,       /* site_name: its open invitation ends */
-                  ADMIN_SET_RULE = 12,       /* key, rule_value, reason */
-                  ADMIN_RULES = 13,          /* -> rules */
-                  ADMIN_VERB_COUNT           /* one past the last */
+                  ADMIN_PAUSE = 2,        /* reason */
+                  ADMIN_RESUME = 3,       /* reason, value: a larger token budget or 0 */
+                  ADMIN_STOP = 4,         /* reason */
+                  ADMIN_INVITE = 5,       /* site_name, role, expires_ms -> invitation_secret */
+                  ADMIN_REVOKE = 6,       /* site_name, reason */
+                  ADMIN_SITES = 7,        /* first_site -> sites, next_site */
+                  ADMIN_SET_RULE = 8,     /* key, rule_value, reason */
+                  ADMIN_SNAPSHOT = 9,     /* -> value: the version it will be of */
+                  ADMIN_INVITATIONS = 10, /* first_site: index -> invitations, next_site */
+                  ADMIN_UNINVITE = 11,    /* site_name: its open invitation ends */
+                  ADMIN_RULES = 12,       /* -> rules */
+                  ADMIN_VERB_COUNT        /* one past the last */
 };
 /* "status", "pause", ...; "unknown" beyond. Static. */
 const char *admin_verb_name(uint32_t verb);

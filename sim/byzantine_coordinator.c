@@ -77,7 +77,11 @@ static bool make_entry(struct false_one *f, enum byzantine_coordinator kind) {
         entry->revoked.site = run_state_site_count(f->run) + 1;
         break;
     case FALSE_EPOCH: entry->kind = LEDGER_EPOCH; break;
-    case FALSE_STEPS: entry->kind = LEDGER_INNER_STEPS; break;
+    case FALSE_STEPS:
+        entry->kind = LEDGER_RULE;
+        snprintf(entry->rule.key, sizeof entry->rule.key, "inner.inner_steps");
+        snprintf(entry->rule.value, sizeof entry->rule.value, "0");
+        break;
     case FALSE_RESUMED:
         entry->kind = LEDGER_RESUMED;
         if (run_state_phase(f->run) == RUN_PAUSED) return false;

@@ -302,8 +302,6 @@ static void take_entry(struct check *check, struct bytes raw) {
         check->presence_entries[entry->presence.site]++;
     } else if (entry->kind == LEDGER_GENESIS) {
         check->inner_steps = check->scenario->manifest.inner.inner_steps;
-    } else if (entry->kind == LEDGER_INNER_STEPS) {
-        check->inner_steps = entry->inner_steps.inner_steps;
     } else if (entry->kind == LEDGER_RULE && strcmp(entry->rule.key, "inner.inner_steps") == 0) {
         check->inner_steps = (uint32_t)strtoul(entry->rule.value, NULL, 10);
     } else if (entry->kind == LEDGER_SITE_ADDED) {

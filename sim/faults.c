@@ -76,10 +76,9 @@ static void print_named(FILE *out, const char *what, const char *name, uint64_t 
 static uint64_t print_coverage(const struct tally *t, const struct seen *seen, FILE *out) {
     const struct tally *s = &seen->seeds;
     static const char *const orders[] = {
-        [ORDER_PAUSE] = "pause",   [ORDER_RESUME] = "resume",
-        [ORDER_STOP] = "stop",     [ORDER_INVITE] = "invite",
-        [ORDER_REVOKE] = "revoke", [ORDER_INNER_STEPS] = "inner_steps",
-        [ORDER_RULE] = "rule",     [ORDER_SNAPSHOT] = "snapshot"};
+        [ORDER_PAUSE] = "pause",      [ORDER_RESUME] = "resume", [ORDER_STOP] = "stop",
+        [ORDER_INVITE] = "invite",    [ORDER_REVOKE] = "revoke", [ORDER_RULE] = "rule",
+        [ORDER_SNAPSHOT] = "snapshot"};
     uint64_t missing = 0;
     struct mark_count mark;
     for (unsigned i = 0; i < FAULT_KIND_COUNT; i++)

@@ -15,7 +15,6 @@ static void order(struct federation *f, struct coordinator_event *event, const c
 static void plain_order(struct federation *f, enum admin_order kind, const char *what) {
     struct coordinator_event event = {0};
     event.admin.order = kind;
-    event.admin.inner_steps = (uint32_t)world_between(&f->world, 2, 10);
     snprintf(event.admin.reason, sizeof event.admin.reason, "because");
     order(f, &event, what);
 }
@@ -162,17 +161,20 @@ void federation_on_admin(void *context, struct event *event) {
     world_post(&f->world, 400 * MS * f->scenario.pace, NO_PROCESS, federation_on_admin, f, NULL);
 }
 
+static void rule_order(struct coordinator_event *event, const char *key, const char *value) {
+    event->admin.order = ORDER_RULE;
+    snprintf(event->admin.key, sizeof event->admin.key, "%s", key);
+    snprintf(event->admin.value, sizeof event->admin.value, "%s", value);
+}
+
 /* Half of what an admin types is wrong, or too late. */
 static void wrong_order(struct federation *f, uint64_t kind, uint32_t process) {
     struct coordinator_event event = {0};
     const struct run_state *run = coordinator_run(f->coordinator);
     snprintf(event.admin.name, sizeof event.admin.name, "%s", site_name(f->sites[process]));
     switch (kind) {
-    case 0: event.admin.order = ORDER_INNER_STEPS; break; /* none at all */
-    case 1:
-        event.admin.order = ORDER_INNER_STEPS;
-        event.admin.inner_steps = 1000001;
-        break;
+    case 0: rule_order(&event, "inner.inner_steps", ""); break; /* none at all */
+    case 1: rule_order(&event, "inner.inner_steps", "1000001"); break;
     case 2: /* an enrolled site is not invited again, another cannot be revoked */
         event.admin.order =
             run && run_state_site_named(run, event.admin.name) ? ORDER_INVITE : ORDER_REVOKE;
@@ -238,19 +240,26 @@ static void order_rule_of(struct federation *f, bool of_steps) {
                                            {"inner.inner_steps", "5"},
                                            {"model.hidden", "3"},
                                            {"merge.quorum", "none"}};
-    struct coordinator_event event = {.admin.order = ORDER_RULE};
+    struct coordinator_event event = {0};
     uint64_t at = world_luck_below(&f->world, of_steps ? RULES_OF_STEPS : COUNT_OF(rules));
     if (f->scenario.site[f->scenario.sites].changed == CHANGED_FLOODS &&
         strcmp(rules[at][0], "merge.staleness_cap") == 0)
         return; /* as in sim/scenario.c */
-    snprintf(event.admin.key, sizeof event.admin.key, "%s", rules[at][0]);
-    snprintf(event.admin.value, sizeof event.admin.value, "%s", rules[at][1]);
+    rule_order(&event, rules[at][0], rules[at][1]);
     order(f, &event, "sets a rule");
 }
 
 static void order_rule_of_steps(struct federation *f, uint32_t process) {
     (void)process;
     order_rule_of(f, true);
+}
+
+static void order_inner_steps(struct federation *f) {
+    struct coordinator_event event = {0};
+    char value[RULE_VALUE_SIZE];
+    snprintf(value, sizeof value, "%u", (unsigned)world_between(&f->world, 2, 10));
+    rule_order(&event, "inner.inner_steps", value);
+    order(f, &event, "inner steps");
 }
 
 void federation_on_order(void *context, struct event *event) {
@@ -268,7 +277,7 @@ void federation_on_order(void *context, struct event *event) {
     else if (kind < 5)
         plain_order(f, ORDER_RESUME, "resume");
     else if (kind < 7)
-        plain_order(f, ORDER_INNER_STEPS, "inner steps");
+        order_inner_steps(f);
     else if (kind == 14)
         order_rule_of(f, false);
     else if (kind == 15)

@@ -165,6 +165,8 @@ void offer_site_event(struct offer *offer) {
 /* ---- a coordinator --------------------------------------------------------------------------- */
 
 static void odd_call(struct offer *offer, struct coordinator_event *event, const char *name) {
+    static const char *const keys[] = {"", "inner.inner_steps", "merge.quorum", "codec.kind"};
+    static const char *const values[] = {"", "0", "3", "auto", "many"};
     uint32_t site = (uint32_t)offer_below(offer, run_state_site_count(offer->run) + 3u);
     *event = (struct coordinator_event){
         .kind = (enum coordinator_event_kind)(COORDINATOR_TIMER + offer_below(offer, 11))};
@@ -199,11 +201,13 @@ static void odd_call(struct offer *offer, struct coordinator_event *event, const
         event->following.open = offer_below(offer, 2) == 0;
         break;
     case COORDINATOR_ADMIN:
-        event->admin.order = (enum admin_order)offer_below(offer, ORDER_SNAPSHOT + 2);
+        event->admin.order = (enum admin_order)offer_below(offer, ORDER_RULE + 2);
         snprintf(event->admin.name, SITE_NAME_SIZE, "%s", name);
         memset(event->admin.secret_digest, (int)offer_below(offer, 3), DIGEST_SIZE);
         event->admin.expires_ms = offer_below(offer, 3);
-        event->admin.inner_steps = (uint32_t)offer_below(offer, 4);
+        snprintf(event->admin.key, RULE_KEY_SIZE, "%s", keys[offer_below(offer, COUNT_OF(keys))]);
+        snprintf(event->admin.value, RULE_VALUE_SIZE, "%s",
+                 values[offer_below(offer, COUNT_OF(values))]);
         break;
     default: break;
     }

@@ -139,10 +139,9 @@ static void claim_entry(struct offer *offer, struct bytes raw, struct ledger_ent
 }
 
 static const enum ledger_kind all_kinds[] = {
-    LEDGER_SITE_INVITED, LEDGER_SITE_ADDED,  LEDGER_SITE_REVOKED,   LEDGER_CONTRIBUTION,
-    LEDGER_STEP,         LEDGER_PAUSED,      LEDGER_RESUMED,        LEDGER_STOPPED,
-    LEDGER_EPOCH,        LEDGER_INNER_STEPS, LEDGER_SITE_UNINVITED, LEDGER_SITE_AWAY,
-    LEDGER_SITE_BACK,    LEDGER_SITE_LEFT};
+    LEDGER_SITE_INVITED,   LEDGER_SITE_ADDED, LEDGER_SITE_REVOKED, LEDGER_CONTRIBUTION, LEDGER_STEP,
+    LEDGER_PAUSED,         LEDGER_RESUMED,    LEDGER_STOPPED,      LEDGER_EPOCH,        LEDGER_RULE,
+    LEDGER_SITE_UNINVITED, LEDGER_SITE_AWAY,  LEDGER_SITE_BACK,    LEDGER_SITE_LEFT};
 
 /* An entry of that kind with every field in its place. */
 static void plain_entry(struct offer *offer, enum ledger_kind kind, struct ledger_entry *entry) {
@@ -332,8 +331,8 @@ void offer_rule(struct offer *offer) {
     bend_contributions(offer, entry);
     plain_entry(offer, LEDGER_EPOCH, entry);
     claim_refused(offer, entry, "an epoch that is not newer begins");
-    plain_entry(offer, LEDGER_INNER_STEPS, entry);
-    claim_refused(offer, entry, "no inner steps are ordered");
+    plain_entry(offer, LEDGER_RULE, entry);
+    claim_refused(offer, entry, "a rule without a key is set");
     plain_entry(offer, LEDGER_SITE_REVOKED, entry);
     claim_refused(offer, entry, "nobody is revoked");
     plain_entry(offer, LEDGER_SITE_AWAY, entry);

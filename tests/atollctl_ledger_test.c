@@ -49,7 +49,7 @@ static char *make_copy(struct world *w) {
     world_settle(w);
     CHECK_EQUAL(admin_do(w, ADMIN_PAUSE, "", 0), ADMIN_OK);
     CHECK_EQUAL(admin_do(w, ADMIN_RESUME, "", 0), ADMIN_OK);
-    CHECK_EQUAL(admin_do(w, ADMIN_SET_INNER_STEPS, "", 12), ADMIN_OK);
+    CHECK_EQUAL(admin_set(w, "inner.inner_steps", "12"), ADMIN_OK);
     CHECK_EQUAL(admin_do(w, ADMIN_REVOKE, "two", 0), ADMIN_OK);
     site_contribute(w, one);
     world_settle(w);
@@ -258,25 +258,11 @@ static void expect_json(const char *arguments, int code) {
 }
 
 TEST(every_command_has_help) {
-    static const char *const commands[] = {"",
-                                           "run",
-                                           "run create",
-                                           "run example",
-                                           "run status",
-                                           "run pause",
-                                           "run resume",
-                                           "run stop",
-                                           "run snapshot",
-                                           "run set-inner-steps",
-                                           "site",
-                                           "site list",
-                                           "site invite",
-                                           "site revoke",
-                                           "model",
-                                           "model export",
-                                           "ledger",
-                                           "ledger verify",
-                                           "ledger list"};
+    static const char *const commands[] = {
+        "",          "run",          "run create", "run example",   "run status",
+        "run pause", "run resume",   "run stop",   "run snapshot",  "run set",
+        "run rules", "site",         "site list",  "site invite",   "site revoke",
+        "model",     "model export", "ledger",     "ledger verify", "ledger list"};
     for (size_t i = 0; i < COUNT_OF(commands); i++) {
         struct buffer text = {0};
         char *line = xformat("%s --help", commands[i]);
@@ -302,9 +288,10 @@ TEST(every_command_says_json) {
                 {"run pause --reason tea", 0},
                 {"run pause", 1},
                 {"run resume", 0},
-                {"run set-inner-steps 9", 0},
-                {"run set-inner-steps 0", 2},
-                {"run set-inner-steps 1000001", 2},
+                {"run set inner.inner_steps 9 --reason longer", 0},
+                {"run set inner.inner_steps 0 --reason none", 1},
+                {"run set inner.inner_steps 1000001 --reason many", 1},
+                {"run set inner.inner_steps 9", 2},
                 {"run snapshot", 0},
                 {"site list", 0},
                 {"site invite --name two", 0},
@@ -314,7 +301,7 @@ TEST(every_command_says_json) {
                 {"site revoke --name one --reason gone", 0},
                 {"site list", 0},
                 {"run stop", 0},
-                {"run set-inner-steps 9", 1},
+                {"run set inner.inner_steps 9 --reason late", 1},
                 {"run status", 0},
                 {"run nonsense", 2},
                 {"run status --nonsense", 2}};

@@ -304,6 +304,14 @@ FIXTURE uint64_t shell_admin(struct shell *s, enum admin_order order, const char
     return event.call;
 }
 
+/* As shell_admin: a key of the manifest from here on. */
+FIXTURE void shell_set(struct shell *s, const char *key, const char *value) {
+    struct coordinator_event event = shell_order(s, ORDER_RULE, "");
+    snprintf(event.admin.key, RULE_KEY_SIZE, "%s", key);
+    snprintf(event.admin.value, RULE_VALUE_SIZE, "%s", value);
+    shell_step(s, &event);
+}
+
 FIXTURE struct coordinator_event shell_join_event(struct shell *s, const char *name,
                                                   const uint8_t *secret_digest,
                                                   const struct key_pair *key) {

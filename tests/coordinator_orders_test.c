@@ -297,21 +297,16 @@ TEST(orders_that_do_not_fit_the_phase_are_refused_and_stop_nothing) {
 }
 
 TEST(inner_steps_out_of_their_bounds_are_refused_and_stop_nothing) {
-    static const uint32_t wrong[] = {0, 1000001, UINT32_MAX};
+    static const char *const wrong[] = {"0", "1000001", "4294967296", "-1", "", "many"};
     struct shell *s = shell_open(ALONE, 1);
-    struct coordinator_event event;
     for (size_t i = 0; i < COUNT_OF(wrong); i++) {
-        event = shell_order(s, ORDER_INNER_STEPS, "");
-        event.admin.inner_steps = wrong[i];
-        shell_step(s, &event);
+        shell_set(s, "inner.inner_steps", wrong[i]);
         CHECK(shell_find(s, DO_ADMIN_REPLY) &&
               shell_find(s, DO_ADMIN_REPLY)->outcome == ORDER_BAD_VALUE);
         CHECK(!s->stopped);
     }
     order_done(s, ORDER_STOP, "");
-    event = shell_order(s, ORDER_INNER_STEPS, "");
-    event.admin.inner_steps = 5;
-    shell_step(s, &event);
+    shell_set(s, "inner.inner_steps", "5");
     CHECK(!s->stopped);
     CHECK(shell_find(s, DO_ADMIN_REPLY)->outcome == ORDER_BAD_VALUE);
     shell_close(s);
@@ -447,9 +442,7 @@ TEST(orders_while_a_step_is_computed_do_not_break_it) {
     shell_admin(s, ORDER_REVOKE, "site-3"); /* no part of the step */
     shell_admin(s, ORDER_PAUSE, "");
     shell_admin(s, ORDER_RESUME, "");
-    struct coordinator_event event = shell_order(s, ORDER_INNER_STEPS, "");
-    event.admin.inner_steps = 7;
-    shell_step(s, &event);
+    shell_set(s, "inner.inner_steps", "7");
     shell_contribute(s, 2, 0);
     shell_admin(s, ORDER_STOP, "");
     shell_settle(s);

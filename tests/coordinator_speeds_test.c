@@ -41,9 +41,7 @@ TEST(slower_sites_get_fewer_inner_steps_by_what_was_accepted_of_them) {
     CHECK_EQUAL(shell_heartbeat(s, FAST), 40);
     CHECK_EQUAL(shell_heartbeat(s, HALF), 20);
     CHECK_EQUAL(shell_heartbeat(s, TENTH), 5); /* an eighth, not a tenth */
-    struct coordinator_event event = shell_order(s, ORDER_INNER_STEPS, "");
-    event.admin.inner_steps = 100;
-    shell_step(s, &event);
+    shell_set(s, "inner.inner_steps", "100");
     shell_settle(s);
     CHECK_EQUAL(shell_heartbeat(s, HALF), 50);
     CHECK_EQUAL(shell_heartbeat(s, TENTH), 12);

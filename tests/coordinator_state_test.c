@@ -551,11 +551,13 @@ static void walk_once(struct walk *w) {
     default: {
         char name[SITE_NAME_SIZE];
         snprintf(name, sizeof name, "site-%u", site);
-        enum admin_order order = (enum admin_order)(1 + random_below(&w->random, 7));
+        enum admin_order order = (enum admin_order)(1 + random_below(&w->random, ORDER_RULE));
         if (order == ORDER_STOP || (order == ORDER_REVOKE && random_below(&w->random, 40)))
             order = ORDER_RESUME;
         event = shell_order(s, order, name);
-        event.admin.inner_steps = (uint32_t)random_below(&w->random, 3) * 700000;
+        snprintf(event.admin.key, RULE_KEY_SIZE, "inner.inner_steps");
+        snprintf(event.admin.value, RULE_VALUE_SIZE, "%u",
+                 (unsigned)random_below(&w->random, 3) * 700000);
         shell_step(s, &event);
         break;
     }

@@ -416,4 +416,17 @@ FIXTURE void fixture_presence(struct fixture *f, enum ledger_kind kind, uint32_t
     fixture_append(f, &entry);
 }
 
+FIXTURE struct ledger_entry fixture_rule(struct fixture *f, const char *key, const char *value) {
+    struct ledger_entry entry = fixture_entry(f, LEDGER_RULE);
+    snprintf(entry.rule.key, sizeof entry.rule.key, "%s", key);
+    snprintf(entry.rule.value, sizeof entry.rule.value, "%s", value);
+    snprintf(entry.rule.reason, sizeof entry.rule.reason, "because");
+    return entry;
+}
+
+FIXTURE void fixture_set(struct fixture *f, const char *key, const char *value) {
+    struct ledger_entry entry = fixture_rule(f, key, value);
+    fixture_append(f, &entry);
+}
+
 #endif

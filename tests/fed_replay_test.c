@@ -25,9 +25,7 @@ static struct fixture *history(const char *yaml) {
         if (round == 4) fixture_note(f, LEDGER_EPOCH);
     }
     fixture_sites(f, 1);
-    struct ledger_entry entry = fixture_entry(f, LEDGER_INNER_STEPS);
-    entry.inner_steps.inner_steps = 60;
-    fixture_append(f, &entry);
+    fixture_set(f, "inner.inner_steps", "60");
     fixture_contribute(f, 5, 0, run_state_version(f->run), 0.05f); /* waits */
     fixture_note(f, LEDGER_STOPPED);
     return f;

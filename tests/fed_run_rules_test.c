@@ -73,49 +73,36 @@ TEST(the_period_is_the_number_of_present_sites_once_the_sum_is_cleared) {
     changes_its_period("outer: {mode: sparse}\n");
 }
 
-static struct ledger_entry rule(struct fixture *f, const char *key, const char *value) {
-    struct ledger_entry entry = fixture_entry(f, LEDGER_RULE);
-    snprintf(entry.rule.key, sizeof entry.rule.key, "%s", key);
-    snprintf(entry.rule.value, sizeof entry.rule.value, "%s", value);
-    snprintf(entry.rule.reason, sizeof entry.rule.reason, "because");
-    return entry;
-}
-
-static void set(struct fixture *f, const char *key, const char *value) {
-    struct ledger_entry entry = rule(f, key, value);
-    fixture_append(f, &entry);
-}
-
 TEST(another_rule_holds_for_the_next_step_and_is_checked_as_the_manifest_is) {
     struct fixture *f = fixture_open("merge.warmup_steps: 0\n", 5000);
     fixture_sites(f, 2);
     fixture_contribute(f, 1, 0, 0, 0.01f);
     CHECK_NEAR(fixture_planned_step(f, 0, 1).step.rate, 1, 0);
-    set(f, "outer.learning_rate", "0.5");
-    set(f, "merge.quorum", "7");
-    set(f, "inner.inner_steps", "12");
+    fixture_set(f, "outer.learning_rate", "0.5");
+    fixture_set(f, "merge.quorum", "7");
+    fixture_set(f, "inner.inner_steps", "12");
     CHECK_NEAR(fixture_planned_step(f, 0, 1).step.rate, 0.5, 0);
     CHECK_EQUAL(run_state_manifest(f->run)->merge.quorum, 7);
     CHECK_EQUAL(run_state_inner_steps(f->run), 12);
-    set(f, "inner.learning_rate", "0.0005");
-    set(f, "token_budget", "100000");
-    set(f, "inner.schedule", "cosine");
+    fixture_set(f, "inner.learning_rate", "0.0005");
+    fixture_set(f, "token_budget", "100000");
+    fixture_set(f, "inner.schedule", "cosine");
     CHECK_EQUAL(run_state_manifest(f->run)->inner.schedule, INNER_COSINE);
-    struct ledger_entry entry = rule(f, "inner.decay_tokens", "0");
+    struct ledger_entry entry = fixture_rule(f, "inner.decay_tokens", "0");
     fixture_append(f, &entry);
-    entry = rule(f, "token_budget", "0");
+    entry = fixture_rule(f, "token_budget", "0");
     fixture_refused(f, &entry, "needs an end");
-    entry = rule(f, "model.hidden", "64");
+    entry = fixture_rule(f, "model.hidden", "64");
     fixture_refused(f, &entry, "holds for the whole run");
-    entry = rule(f, "merge.quorom", "2");
+    entry = fixture_rule(f, "merge.quorom", "2");
     fixture_refused(f, &entry, "did you mean merge.quorum");
-    entry = rule(f, "merge.quorum", "0");
+    entry = fixture_rule(f, "merge.quorum", "0");
     fixture_refused(f, &entry, "write a whole number, 1 to 256");
-    entry = rule(f, "merge.quorum", "07");
+    entry = fixture_rule(f, "merge.quorum", "07");
     fixture_refused(f, &entry, "invalid value");
-    entry = rule(f, "merge.grace", "1000ms");
+    entry = fixture_rule(f, "merge.grace", "1000ms");
     fixture_refused(f, &entry, "not in its one form");
-    entry = rule(f, "outer.period", "0");
+    entry = fixture_rule(f, "outer.period", "0");
     fixture_refused(f, &entry, "outer.period");
     fixture_step(f, 0, 1);
     fixture_close(f);
@@ -143,8 +130,8 @@ TEST(a_message_is_in_the_codec_of_its_base_version_and_one_step_merges_both) {
     struct fixture *f = fixture_open("merge.warmup_steps: 0\n", 5000);
     struct error why = {0};
     fixture_sites(f, 3);
-    set(f, "codec.kind", "topk2-128");
-    struct ledger_entry entry = rule(f, "codec.kind", "int8");
+    fixture_set(f, "codec.kind", "topk2-128");
+    struct ledger_entry entry = fixture_rule(f, "codec.kind", "int8");
     fixture_refused(f, &entry, "codec.kind");
     CHECK_EQUAL(run_state_codec(f->run, 0), CODEC_TOPK2_64); /* what is under way is as it was */
     CHECK_EQUAL(run_state_codec(f->run, 1), CODEC_TOPK2_128);
@@ -188,7 +175,7 @@ TEST(a_message_is_judged_by_the_cap_of_its_base_version) {
         fixture_contribute(f, 1, 0, version, 0.01f);
         fixture_step(f, 0, 1);
     }
-    set(f, "merge.staleness_cap", "9");
+    fixture_set(f, "merge.staleness_cap", "9");
     CHECK_EQUAL(run_state_staleness_cap(f->run, 0, 2), 3);
     for (uint64_t version = 2; version < 12; version++) {
         fixture_contribute(f, 1, 0, version, 0.01f);
@@ -200,7 +187,7 @@ TEST(a_message_is_judged_by_the_cap_of_its_base_version) {
     uint8_t root[DIGEST_SIZE];
     CHECK(run_state_root_at(f->run, 3, root));
     CHECK(run_state_staleness(f->run, 0, 1) > 3);
-    set(f, "merge.staleness_cap", "1");
+    fixture_set(f, "merge.staleness_cap", "1");
     CHECK_EQUAL(run_state_staleness_cap(f->run, 0, 12), 9);
     fixture_contribute(f, 1, 0, 4, 0.01f); /* by the cap of its base it is welcome */
     fixture_close(f);

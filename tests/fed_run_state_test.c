@@ -469,8 +469,7 @@ TEST(a_stopped_run_stays_stopped_but_drains) {
     }
     entry = fixture_invited(f, "late", 77);
     fixture_refused(f, &entry, "the run is stopped");
-    entry = fixture_entry(f, LEDGER_INNER_STEPS);
-    entry.inner_steps.inner_steps = 9;
+    entry = fixture_rule(f, "inner.inner_steps", "9");
     fixture_refused(f, &entry, "the run is stopped");
     fixture_step(f, 0, 1);
     fixture_note(f, LEDGER_EPOCH);
@@ -544,13 +543,12 @@ TEST(epochs_only_rise_and_bind_every_entry) {
 
 TEST(the_inner_steps_change_within_bounds) {
     struct fixture *f = fixture_open("", 5000);
-    struct ledger_entry entry = fixture_entry(f, LEDGER_INNER_STEPS);
-    fixture_refused(f, &entry, "inner steps");
-    entry.inner_steps.inner_steps = 1000001;
-    fixture_refused(f, &entry, "inner steps");
+    struct ledger_entry entry = fixture_rule(f, "inner.inner_steps", "0");
+    fixture_refused(f, &entry, "inner_steps");
+    entry = fixture_rule(f, "inner.inner_steps", "1000001");
+    fixture_refused(f, &entry, "inner_steps");
     CHECK_EQUAL(run_state_inner_steps(f->run), 30);
-    entry.inner_steps.inner_steps = 77;
-    fixture_append(f, &entry);
+    fixture_set(f, "inner.inner_steps", "77");
     CHECK_EQUAL(run_state_inner_steps(f->run), 77);
     fixture_close(f);
 }

@@ -233,22 +233,33 @@ CLIENT enum rpc_code admin_ask(struct rpc_channel *channel, const struct admin_r
     return code;
 }
 
-CLIENT uint32_t admin_do(struct world *w, enum admin_verb verb, const char *name, uint64_t value) {
-    struct admin_request request = {.protocol = 1,
-                                    .verb = verb,
-                                    .site_name = name,
-                                    .reason = "because",
-                                    .value = value,
-                                    .expires_ms = 0};
+CLIENT uint32_t admin_order_of(struct world *w, const struct admin_request *request) {
     struct admin_reply reply;
     struct buffer raw = {0};
     struct arena *arena = arena_new();
-    CHECK_EQUAL(admin_ask(w->admin, &request, arena, &raw, &reply), RPC_OK);
+    CHECK_EQUAL(admin_ask(w->admin, request, arena, &raw, &reply), RPC_OK);
     uint32_t code = reply.code;
-    w->orders += code == ADMIN_OK && verb != ADMIN_SNAPSHOT;
+    w->orders += code == ADMIN_OK && request->verb != ADMIN_SNAPSHOT;
     buffer_deinit(&raw);
     arena_free(arena);
     return code;
+}
+
+CLIENT uint32_t admin_do(struct world *w, enum admin_verb verb, const char *name, uint64_t value) {
+    struct admin_request request = {
+        .protocol = 1, .verb = verb, .site_name = name, .reason = "because", .value = value};
+    return admin_order_of(w, &request);
+}
+
+/* A key of the manifest from here on. */
+CLIENT uint32_t admin_set(struct world *w, const char *key, const char *value) {
+    struct admin_request request = {.protocol = 1,
+                                    .verb = ADMIN_SET_RULE,
+                                    .site_name = "",
+                                    .reason = "because",
+                                    .key = key,
+                                    .rule_value = value};
+    return admin_order_of(w, &request);
 }
 
 struct standing { /* what must not change when something is refused */

@@ -690,8 +690,8 @@ TEST(a_revoked_site_is_cut_and_stays_out) {
 TEST(orders_that_make_no_sense_are_refused_and_the_coordinator_lives) {
     struct trial t;
     trial_open(&t, SPARSE_RUN);
-    CHECK(admin_do(&t.world, ADMIN_SET_INNER_STEPS, "", 2000000) != ADMIN_OK);
-    CHECK(admin_do(&t.world, ADMIN_SET_INNER_STEPS, "", UINT64_MAX) != ADMIN_OK);
+    CHECK(admin_set(&t.world, "inner.inner_steps", "2000000") != ADMIN_OK);
+    CHECK(admin_set(&t.world, "inner.inner_steps", "") != ADMIN_OK);
     CHECK(admin_do(&t.world, ADMIN_RESUME, "", 0) != ADMIN_OK);
     CHECK(admin_do(&t.world, ADMIN_INVITE, "good", 0) != ADMIN_OK);
     CHECK(admin_do(&t.world, ADMIN_REVOKE, "nobody", 0) != ADMIN_OK);
@@ -709,7 +709,7 @@ TEST(orders_that_make_no_sense_are_refused_and_the_coordinator_lives) {
     uint8_t secret[SECRET_SIZE];
     world_invite(&t.world, "late", secret);
     CHECK_EQUAL(admin_do(&t.world, ADMIN_STOP, "", 0), ADMIN_OK);
-    CHECK(admin_do(&t.world, ADMIN_SET_INNER_STEPS, "", 5) != ADMIN_OK);
+    CHECK(admin_set(&t.world, "inner.inner_steps", "5") != ADMIN_OK);
     CHECK(admin_do(&t.world, ADMIN_INVITE, "later", 0) != ADMIN_OK);
     struct site late = {0};
     struct error error = {0};

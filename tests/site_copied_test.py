@@ -228,7 +228,7 @@ def who_joins_after_a_rule_and_a_restart_trains(directory):
     one = federation.add_site("one", "--heartbeat-interval", "1s")
     federation.until("contributions", lambda: len(one.receipts) >= 1, 60 * SLOWDOWN)
     federation.ctl("run", "set", "merge.quorum", "2", "--reason", "another comes")
-    federation.ctl("run", "set-inner-steps", "7")
+    federation.ctl("run", "set", "inner.inner_steps", "7", "--reason", "shorter")
     equal(federation.coordinator.end(60 * SLOWDOWN), 0, "the coordinator's exit code")
     federation.start_coordinator()
     two = federation.add_site("two", "--heartbeat-interval", "1s")

@@ -153,7 +153,8 @@ def checkpoints_do_not_pile_up_in_front_of_a_slow_disk(directory):
     grown, capture = peak_memory(site) - before, 20 * parameters
     check(grown < 2 * capture, "memory grew by", grown, "bytes, a capture has about", capture)
     slow_disk(directory, 0)
-    federation.ctl("run", "set-inner-steps", "10")  # rounds so long that none ended meanwhile
+    # rounds so long that none ended meanwhile
+    federation.ctl("run", "set", "inner.inner_steps", "10", "--reason", "longer")
     trains(federation, 2)
     prove(federation)
 

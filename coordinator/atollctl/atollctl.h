@@ -27,7 +27,7 @@ struct ctl_settings {
     const char *key, *value; /* run set */
     uint32_t role;           /* site invite: enum site_role */
     const char *withdraw;
-    uint64_t expires_ms, inner_steps, token_budget, watch_ms, from;
+    uint64_t expires_ms, token_budget, watch_ms, from;
     bool dry_run, ready;
 };
 

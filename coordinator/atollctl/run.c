@@ -271,8 +271,7 @@ static int run_status_command(struct options *options, void *values) {
 static int order(const struct ctl_settings *settings, enum admin_verb verb, const char *done) {
     struct admin_request request = {.verb = verb,
                                     .reason = settings->reason ? settings->reason : "",
-                                    .value = verb == ADMIN_RESUME ? settings->token_budget
-                                                                  : settings->inner_steps};
+                                    .value = verb == ADMIN_RESUME ? settings->token_budget : 0};
     const char *reason = settings->reason ? settings->reason : "";
     return client_order(settings, &request, done, verb == ADMIN_SNAPSHOT ? NULL : reason);
 }
@@ -321,9 +320,6 @@ static int run_rules(struct options *options, void *values) {
     }
     arena_deinit(&arena);
     return status == OK ? EXIT_DONE : report_failure(&error);
-}
-static int run_inner_steps(struct options *options, void *values) {
-    return (void)options, order(values, ADMIN_SET_INNER_STEPS, "inner steps set");
 }
 
 /* ---- the tree -------------------------------------------------------------------------------- */
@@ -390,16 +386,6 @@ static const struct setting status_options[] = {
      .help = "for health checks: exit 1, saying why, unless the coordinator answers and "
              "waits for nothing that somebody must mend (disk, lost payloads, clock)"},
     {0}};
-static const struct setting steps_options[] = {
-    {.name = "inner-steps",
-     .kind = SETTING_COUNT,
-     SETTING_FIELD(struct ctl_settings, inner_steps),
-     .min = "1",
-     .max = "1000000",
-     .flags = OPTION_REQUIRED | OPTION_POSITIONAL,
-     .help = "H: inner steps per round at the fastest site"},
-    {0}};
-
 static const struct setting set_options[] = {{.name = "key",
                                               .kind = SETTING_TEXT,
                                               SETTING_FIELD(struct ctl_settings, key),
@@ -449,10 +435,6 @@ static const struct command stop_command = {
     .summary = "end the run for good: sites merge what is pending and exit",
     .options = reason_options,
     .run = run_stop};
-static const struct command steps_command = {.name = "set-inner-steps",
-                                             .summary = "change H from here on",
-                                             .options = steps_options,
-                                             .run = run_inner_steps};
 static const struct command set_command = {
     .name = "set",
     .summary = "change a key of the manifest from here on",
@@ -465,16 +447,8 @@ static const struct command rules_command = {
     .run = run_rules};
 static const struct command snapshot_command = {
     .name = "snapshot", .summary = "write a snapshot now", .run = run_snapshot};
-static const struct command *const verbs[] = {&create_command,
-                                              &example_command,
-                                              &status_command,
-                                              &pause_command,
-                                              &resume_command,
-                                              &stop_command,
-                                              &steps_command,
-                                              &set_command,
-                                              &rules_command,
-                                              &snapshot_command,
-                                              NULL};
+static const struct command *const verbs[] = {
+    &create_command, &example_command, &status_command, &pause_command,    &resume_command,
+    &stop_command,   &set_command,     &rules_command,  &snapshot_command, NULL};
 const struct command run_command = {
     .name = "run", .summary = "make, watch, pause and end a run", .children = verbs};

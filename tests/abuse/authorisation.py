@@ -34,7 +34,6 @@ Admin resume           U P P P ok ok                - - - - -  P  P  P  P  P  P
 Admin invite           U P P P ok ok                - - - - -  P  P  P  P  P  P
 Admin revoke           U P P P not_found not_found  - - - - -  P  P  P  P  P  P
 Admin sites            U P P P ok ok                - - - - -  P  P  P  P  P  P
-Admin set_inner_steps  U P P P ok ok                - - - - -  P  P  P  P  P  P
 Admin set_rule         U P P P ok ok                - - - - -  P  P  P  P  P  P
 Admin rules            U P P P ok ok                - - - - -  P  P  P  P  P  P
 Admin snapshot         U P P P ok ok                - - - - -  P  P  P  P  P  P
@@ -165,7 +164,6 @@ class Scene:
         self.tokens += 1
         fields = {"invite": dict(site_name=f"by-{self.tokens}", expires_ms=1 << 50),
                   "revoke": dict(site_name="nobody"), "uninvite": dict(site_name="nobody"),
-                  "set_inner_steps": dict(value=3),
                   "set_rule": dict(key="merge.quorum", rule_value="1", reason="a test"),
                   "unknown": {}}.get(verb, {})
         if verb == "resume":

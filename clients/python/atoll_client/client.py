@@ -38,8 +38,8 @@ REFUSALS = ["accepted", "rebase", "revoked", "malformed", "nonfinite", "duplicat
 TEMPORARY = ("paused", "busy", "held")  # the same bytes may be taken later
 ADMIN_CODES = ["ok", "denied", "not_found", "invalid", "conflict", "busy", "failed"]
 VERBS = {"status": 1, "pause": 2, "resume": 3, "stop": 4, "invite": 5, "revoke": 6, "sites": 7,
-         "set_inner_steps": 8, "snapshot": 9, "invitations": 10, "uninvite": 11,
-         "set_rule": 12, "rules": 13}
+         "set_rule": 8, "snapshot": 9, "invitations": 10, "uninvite": 11,
+         "rules": 12}
 
 
 def name_of(names, code):

@@ -154,9 +154,6 @@ class Ledger:
         if entry.key == "inner.inner_steps":
             self.inner_steps = int(entry.value)
 
-    def _inner_steps(self, entry):
-        self.inner_steps = entry.inner_steps
-
     def _give_up(self, index):
         del self.waiting[index]
         self.dropped.add(index)
@@ -202,6 +199,6 @@ PRESENCE = {signed.AWAY: "away", signed.BACK: "present", signed.LEFT: "left"}
 KINDS = {signed.GENESIS: "genesis", signed.INVITED: "invited", signed.ADDED: "added",
          signed.REVOKED: "revoked", signed.CONTRIBUTION: "contribution", signed.STEP: "step",
          signed.PAUSED: "phase", signed.RESUMED: "phase", signed.STOPPED: "phase",
-         signed.EPOCH: "epoch", signed.INNER_STEPS: "inner_steps", signed.DROPPED: "dropped",
+         signed.EPOCH: "epoch", signed.RULE: "rule", signed.DROPPED: "dropped",
          signed.UNINVITED: "uninvited", signed.AWAY: "presence", signed.BACK: "presence",
-         signed.LEFT: "presence", signed.RULE: "rule"}
+         signed.LEFT: "presence"}

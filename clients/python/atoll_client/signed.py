@@ -188,8 +188,8 @@ def state_root(values):
 # ---- ledger entries ------------------------------------------------------------------------------
 
 GENESIS, INVITED, ADDED, REVOKED, CONTRIBUTION, STEP = 1, 2, 3, 4, 5, 6
-PAUSED, RESUMED, STOPPED, EPOCH, INNER_STEPS, DROPPED, UNINVITED = 7, 8, 9, 10, 11, 12, 13
-AWAY, BACK, LEFT, RULE = 14, 15, 16, 17
+PAUSED, RESUMED, STOPPED, EPOCH, RULE, DROPPED, UNINVITED = 7, 8, 9, 10, 11, 12, 13
+AWAY, BACK, LEFT = 14, 15, 16
 NAME_SIZE, REASON_SIZE = 33, 128
 
 
@@ -225,8 +225,6 @@ def decode_entry(raw):
     elif e.kind in (PAUSED, RESUMED, STOPPED):
         e.reason = read.text(REASON_SIZE)
         e.token_budget = read.number("Q") if e.kind == RESUMED else 0
-    elif e.kind == INNER_STEPS:
-        e.inner_steps = read.number("I")
     elif e.kind == DROPPED:
         e.dropped_index, e.reason = read.number("Q"), read.text(REASON_SIZE)
     elif e.kind == UNINVITED:
