@@ -102,43 +102,59 @@ static void log_round(struct train *train, const struct train_site *site) {
 
 /* A base beyond the staleness cap would be refused: it moves forward before the snapshot, and all
  * progress is kept, as node_rounds_begin orders it. For a site that does not follow. */
-static enum status advance_if_stale(struct train *train, struct train_site *site,
+static enum status advance_if_stale(struct train *train, struct train_site *site, uint32_t fragment,
                                     struct error *error) {
-    uint64_t cap = staleness_cap_of(train->options->manifest, train->site_count);
-    if (train->newest->version - site->base->version <= cap || site->known == site->base) return OK;
-    site->why = REBASE_FOLLOW;
-    return site_rebase(train, site, error);
+    struct train_slot *slot = &site->slots[fragment];
+    uint64_t cap = staleness_cap_of(train->options->manifest, train->site_count),
+             missed = train->newest->steps[fragment] - slot->base->steps[fragment];
+    if (missed <= cap || site->known == slot->base) return OK;
+    slot->why = REBASE_FOLLOW;
+    return site_rebase(train, site, fragment, error);
 }
 
 /* Between two inner steps. */
 static enum status move(struct train *train, struct train_site *site, struct error *error) {
     uint32_t interval = train->options->follow_interval;
-    bool follows = interval > 0 && ++site->since_follow >= interval && site->known != site->base;
-    if (site->why == REBASE_NONE && follows) site->why = REBASE_FOLLOW;
-    return site->why == REBASE_NONE ? OK : site_rebase(train, site, error);
+    bool follows = interval > 0 && ++site->since_follow >= interval;
+    for (uint32_t i = 0; i < train->model.fragments; i++) {
+        struct train_slot *slot = &site->slots[i];
+        /* what it moves by is a step of this fragment, or nothing */
+        if (slot->why == REBASE_NONE && follows && site->known != slot->base)
+            slot->why = REBASE_FOLLOW;
+        if (slot->why == REBASE_NONE) continue;
+        TRY(site_rebase(train, site, i, error));
+        site->since_follow = 0;
+    }
+    return OK;
 }
 
-static enum status round_end(struct train *train, uint32_t index, struct error *error) {
+static enum status round_end(struct train *train, uint32_t index, uint32_t fragment,
+                             struct error *error) {
     struct train_site *site = &train->sites[index];
+    struct train_slot *slot = &site->slots[fragment];
     const struct topology_link *link = &site->group->link;
-    TRY(advance_if_stale(train, site, error));
-    TRY(site_round(train, site, error));
+    TRY(advance_if_stale(train, site, fragment, error));
+    TRY(site_round(train, site, fragment, error));
     log_round(train, site);
-    double size = (double)(payload_terms(site->payload)->size + HEADER_BYTES);
+    uint64_t bytes = payload_terms(slot->payload)->size + HEADER_BYTES;
+    double size = (double)bytes;
     double sent = faults_release(&site->outage, train->now);
     struct train_event arrival =
         train_event_at(sent + link->rtt + size / topology_rate_up(link) + train_jitter(train, link),
                        EVENT_ARRIVE, index);
-    arrival.generation = site->sequence;
+    arrival.generation = slot->sequence;
+    arrival.fragment = fragment;
+    site->entered = arrival.at + link->rtt / 2;
     train_post(train, arrival);
     if (train->options->duplicate > 0 && random_unit(&train->losses) < train->options->duplicate) {
         arrival.at += link->rtt;
         train_post(train, arrival);
     }
-    train->result.bytes_up += payload_terms(site->payload)->size + HEADER_BYTES;
-    site->sent_steps = site->since_snapshot;
-    site->since_snapshot = 0;
-    site->round_tokens = site->tokens;
+    train->result.bytes_up += bytes;
+    train->result.message_most = MAX(train->result.message_most, bytes);
+    slot->sent_steps = slot->since_snapshot;
+    slot->since_snapshot = 0;
+    slot->round_tokens = site->tokens;
     site->waits = !train->options->topology->run.overlap;
     return OK;
 }
@@ -158,17 +174,31 @@ static void tell_inner_steps(struct train *train) {
     }
 }
 
+/* The one whose last snapshot is the longest ago, once the message before it is in the ledger, as
+ * in node/node_rounds.c. */
+static bool longest_due(const struct train *train, const struct train_site *site, uint32_t *out) {
+    uint64_t longest = 0;
+    if (train->now < site->entered) return false;
+    for (uint32_t i = 0; i < train->model.fragments; i++) {
+        const struct train_slot *slot = &site->slots[i];
+        if (slot->in_flight || slot->since_snapshot < MAX(site->inner_steps, longest + 1)) continue;
+        longest = slot->since_snapshot;
+        *out = i;
+    }
+    return longest > 0;
+}
+
 static enum status on_step(struct train *train, const struct train_event *event,
                            struct error *error) {
     struct train_site *site = &train->sites[event->site];
     if (event->generation != site->generation || train->now >= site->group->leaves) return OK;
     site_step_due(train, site);
-    site->since_snapshot++;
+    for (uint32_t i = 0; i < train->model.fragments; i++) site->slots[i].since_snapshot++;
     site->busy += site->step;
     train->result.steps++;
     TRY(move(train, site, error));
-    if (!site->snapshot && site->since_snapshot >= site->inner_steps)
-        TRY(round_end(train, event->site, error));
+    uint32_t fragment;
+    if (longest_due(train, site, &fragment)) TRY(round_end(train, event->site, fragment, error));
     if (site->due_count && train->now - site->checkpointed >= site->group->checkpoint) {
         site->checkpointed = train->now;
         TRY(sites_flush(train, site, error));
@@ -195,7 +225,8 @@ static void on_fail(struct train *train, const struct train_event *event) {
     site->due_count = 0;
     site->tokens -= lost * step_tokens;
     site->busy -= (double)lost * site->step;
-    site->since_snapshot -= MIN(lost, site->since_snapshot);
+    for (uint32_t i = 0; i < train->model.fragments; i++)
+        site->slots[i].since_snapshot -= MIN(lost, site->slots[i].since_snapshot);
     train->result.lost_steps += lost;
     train->result.steps -= lost;
     train_post(train, train_event_at(site->failure.until + site->group->restart, EVENT_REPAIR,
@@ -206,18 +237,22 @@ static void on_fail(struct train *train, const struct train_event *event) {
 static void on_leave(struct train *train, struct train_site *site) {
     note_gone(train, site);
     site->left = true;
-    clip_silence(&train->clip, (uint32_t)(site - train->sites) + 1);
-    weighing_silence(&train->weights, (uint32_t)(site - train->sites) + 1);
+    for (uint32_t i = 0; i < train->model.fragments; i++) {
+        clip_silence(&train->queues[i].clip, (uint32_t)(site - train->sites) + 1);
+        weighing_silence(&train->queues[i].weights, (uint32_t)(site - train->sites) + 1);
+    }
     tell_inner_steps(train);
 }
 
 /* A site that comes late starts from the newest version, as a node does that has caught up. */
 static void stand_on_newest(struct train *train, struct train_site *site) {
-    version_release(train, site->base);
     version_release(train, site->known);
-    site->base = version_hold(train->newest);
     site->known = version_hold(train->newest);
-    memcpy(site->theta, site->base->theta, train->layout.count * sizeof(float));
+    for (uint32_t i = 0; i < train->model.fragments; i++) {
+        version_release(train, site->slots[i].base);
+        site->slots[i].base = version_hold(train->newest);
+    }
+    memcpy(site->theta, site->known->theta, train->layout.count * sizeof(float));
     site->known_tokens = train->ledger_tokens;
 }
 
@@ -235,20 +270,22 @@ static void on_repair(struct train *train, const struct train_event *event) {
         train_post(train, train_event_at(site->failure.from, EVENT_FAIL, event->site));
 }
 
-/* What a site has heard. A refusal after a merge cannot come: one message is under way at most. */
+/* What a site has heard. A refusal after a merge cannot come: one message of a fragment is under
+ * way at most. */
 static void hear(struct train *train, struct train_site *site, const struct train_event *event) {
+    struct train_slot *slot = &site->slots[event->fragment];
     if (event->version && event->version->version > site->known->version) {
         version_release(train, site->known);
         site->known = version_hold(event->version);
         site->known_tokens = event->run_tokens;
     }
     if (!event->version) { /* due again at once, as in node/node_rounds.c */
-        site->why = site->feedback ? REBASE_SPARSE_REFUSED : REBASE_DENSE_REFUSED;
-        site->since_snapshot += site->sent_steps;
+        slot->why = site->feedback ? REBASE_SPARSE_REFUSED : REBASE_DENSE_REFUSED;
+        slot->since_snapshot += slot->sent_steps;
     }
     if (!event->merged) return;
-    site->why = REBASE_MERGED;
-    site->own_known_tokens = site->round_tokens;
+    slot->why = REBASE_MERGED;
+    slot->own_known_tokens = slot->round_tokens;
 }
 
 /* The site moves at the end of the step that it is in; one that waits for the merge does so now. */
@@ -267,10 +304,12 @@ static enum status on_deliver(struct train *train, const struct train_event *eve
     }
     hear(train, site, event);
     version_release(train, event->version);
-    if (!site->waits || site->why == REBASE_NONE) return OK;
-    TRY(site_rebase(train, site, error));
+    const struct train_slot *slot = &site->slots[0]; /* with overlap off there is one */
+    if (!site->waits || slot->why == REBASE_NONE) return OK;
+    TRY(site_rebase(train, site, 0, error));
+    site->since_follow = 0;
     site->waits = false;
-    if (site->since_snapshot >= site->inner_steps) return round_end(train, event->site, error);
+    if (slot->since_snapshot >= site->inner_steps) return round_end(train, event->site, 0, error);
     site_go_on(train, event->site);
     return OK;
 }
@@ -381,10 +420,17 @@ enum status train_memory(const struct train_options *options, uint64_t *out, str
     one.threads = 1;
     TRY(trainer_check(&one, error));
     *out = sites * (12 + sparse + 4) * parameters +
-           (sites + 2 + options->average) * 4 * parameters +
+           (sites * options->manifest->fragments + 2 + options->average) * 4 * parameters +
            model_state_memory(options->manifest, parameters) +
            threads_of(options) * trainer_memory(&one);
     return OK;
+}
+
+/* Fragment f is due (f + 1) / F of a round in, as node_rounds_stagger has it. */
+static void stagger(const struct train *train, struct train_site *site) {
+    uint64_t round = site->inner_steps, fragments = train->model.fragments;
+    for (uint64_t i = 0; i < fragments; i++)
+        site->slots[i].since_snapshot = round - (round * (i + 1) + fragments - 1) / fragments;
 }
 
 static enum status sites_open(struct train *train, struct error *error) {
@@ -425,6 +471,7 @@ static enum status sites_open(struct train *train, struct error *error) {
         }
     }
     tell_inner_steps(train);
+    for (uint32_t i = 0; i < train->site_count; i++) stagger(train, &train->sites[i]);
     train->now = 0;
     return OK;
 }
@@ -433,8 +480,11 @@ static enum status train_open(struct train *train, struct error *error) {
     const struct train_options *options = train->options;
     const struct manifest *manifest = options->manifest;
     struct run_model_local local = {.sequences = options->sequences, .threads = 1};
-    if (manifest->fragments != 1)
-        return error_set(error, INVALID, "train supports one fragment, not %u",
+    bool one = manifest->fragments == 1;
+    if (!one && (!options->topology->run.overlap || options->hostile != TRAIN_HONEST))
+        return error_set(error, INVALID,
+                         "train has one fragment where sites wait for merges or are hostile, not "
+                         "%u",
                          manifest->fragments);
     if (!options->data_count)
         return error_set(
@@ -443,8 +493,11 @@ static enum status train_open(struct train *train, struct error *error) {
     TRY(run_model_layout(manifest, &train->layout, error));
     TRY(model_state_init(&train->model, manifest, train->layout.count, error));
     TRY(run_model_initialise(manifest, &train->layout, NULL, train->model.theta, error));
-    TRY(codec_encoder_create((enum codec)manifest->codec.kind, train->layout.count, &train->encoder,
-                             error));
+    for (uint32_t i = 0; i < manifest->fragments; i++) {
+        train->queues[i].end = &train->queues[i].first;
+        TRY(codec_encoder_create((enum codec)manifest->codec.kind, train_range_of(train, i).count,
+                                 &train->queues[i].encoder, error));
+    }
     for (uint32_t i = 0; i < train->threads; i++)
         TRY(run_model_trainer(manifest, &local, &train->trainers[i], error));
     train->newest = version_take(train);
@@ -457,32 +510,37 @@ static enum status train_open(struct train *train, struct error *error) {
     return OK;
 }
 
+static void pending_close(struct train_queue *queue) {
+    while (queue->first) {
+        struct train_pending *one = queue->first;
+        queue->first = one->next;
+        free(one);
+    }
+    clip_deinit(&queue->clip);
+    weighing_deinit(&queue->weights);
+    codec_encoder_destroy(queue->encoder);
+}
+
 static void train_close(struct train *train) {
     for (uint32_t i = 0; i < train->site_count; i++) {
-        version_release(train, train->sites[i].base);
+        for (uint32_t j = 0; j < FRAGMENTS_LIMIT; j++)
+            version_release(train, train->sites[i].slots[j].base);
         version_release(train, train->sites[i].known);
         trainee_deinit(&train->sites[i]);
         data_close(train->data[i]);
     }
-    while (train->pending) {
-        struct train_pending *one = train->pending;
-        train->pending = one->next;
-        free(one);
-    }
+    for (uint32_t i = 0; i < FRAGMENTS_LIMIT; i++) pending_close(&train->queues[i]);
     while (train->heap.count) version_release(train, event_pop(train).version);
     for (uint64_t i = 0; i < MIN(train->last_count, (uint64_t)train->options->average); i++)
         version_release(train, train->last[i]);
     free(train->last);
     version_release(train, train->newest);
     for (uint32_t i = 0; i < train->threads; i++) trainer_destroy(train->trainers[i]);
-    codec_encoder_destroy(train->encoder);
     model_state_deinit(&train->model);
     layout_deinit(&train->layout);
     free(train->sites);
     free(train->data);
     free(train->trainers);
-    clip_deinit(&train->clip);
-    weighing_deinit(&train->weights);
     buffer_deinit(&train->overheard);
     free(train->clips);
     train_record_deinit(&train->record);
@@ -580,7 +638,6 @@ enum status train_run(const struct train_options *options, struct train_result *
     train.trainers = xcalloc(train.threads, sizeof(train.trainers[0]));
     train.wake = INFINITY;
     heap_init(&train.heap, sizeof(struct train_event), before);
-    train.pending_end = &train.pending;
     if (options->csv) fprintf(options->csv, "time_s,site,version,tokens,loss,heldout\n");
     enum status status = train_open(&train, error);
     if (status == OK)

@@ -15,7 +15,7 @@
  * Memory is for distinct state only. With P parameters, K sites and W threads (train_memory):
  *     K * (12 P + 4 P sparse + 4 P)      theta and AdamW's moments; error feedback; the snapshot of
  *                                        a message under way
- *     (K + 2 + A) * 4 P at most          versions of the global model that somebody stands on,
+ *     (K F + 2 + A) * 4 P at most        versions of the global model that somebody stands on,
  *                                        shared and counted; A of them to be averaged. Those on
  *                                        their way down a slow link come on top
  *     model_state_memory + W * trainer_memory
@@ -29,7 +29,10 @@
  * The reference is one cluster that has every site's machines and texts: a batch of each site in
  * turn, and an update after each.
  *
- * Left out: fragments beyond one, the admission checks of a broken message, what a coordinator's
+ * Of several fragments each has its rounds, one message after the other, as node/node_rounds.c has
+ * it. That needs overlap: what sites that wait owe each other is not here.
+ *
+ * Left out: the admission checks of a broken message, what a coordinator's
  * restart costs beyond its absence. One thread calls; no clock.
  */
 #ifndef EXPERIMENT_TRAIN_H
@@ -70,9 +73,8 @@ void train_record_deinit(struct train_record *record);
 
 struct train_options {
     const struct topology *topology; /* borrowed */
-    const struct manifest
-        *manifest;           /* borrowed: model, inner optimizer, outer rules; one fragment */
-    const char *const *data; /* [data_count]: site i trains on data[i % data_count] */
+    const struct manifest *manifest; /* borrowed: model, inner optimizer, outer rules */
+    const char *const *data;         /* [data_count]: site i trains on data[i % data_count] */
     size_t data_count;
     enum data_format data_format;
     double heldout;           /* of each file's end */
@@ -104,6 +106,7 @@ struct train_result {
     double heldout_late; /* mean over the last tenth of evaluations, one at least */
     double seconds;      /* virtual, when it ended */
     uint64_t versions, tokens, steps, contributions, refused, lost_steps, bytes_up, bytes_down;
+    uint64_t message_most; /* bytes */
     uint64_t parameters, distinct_versions_most;
     double loss,
         heldout;      /* mean of the sites' last rounds; of the global model, mean over the files */

@@ -10,7 +10,7 @@
 
 /* On its way to the site, after all that was sent to it before: a step, or a refusal where
  * `version` is NULL. A stream keeps its order, and its bytes wait for those before them. */
-static void deliver(struct train *train, uint32_t index, double bytes,
+static void deliver(struct train *train, uint32_t index, uint32_t fragment, double bytes,
                     struct train_version *version, bool merged) {
     struct train_site *site = &train->sites[index];
     const struct topology_link *link = &site->group->link;
@@ -20,27 +20,30 @@ static void deliver(struct train *train, uint32_t index, double bytes,
         site->stream_until + link->rtt / 2 + train_jitter(train, link), EVENT_DELIVER, index);
     event.version = version ? version_hold(version) : NULL;
     event.run_tokens = train->ledger_tokens;
+    event.fragment = fragment;
     event.merged = merged;
     train->result.bytes_down += (uint64_t)bytes;
     train_post(train, event);
 }
 
-static struct step_input input_of(const struct train *train, const struct train_pending *one,
-                                  uint64_t staleness) {
+static struct step_input input_of(const struct train *train, uint32_t fragment,
+                                  const struct train_pending *one, uint64_t staleness) {
     double weight = one->weight * staleness_weight_of(train->options->manifest, staleness);
-    return (struct step_input){train->sites[one->site].payload, scale_of(one->clip, weight)};
+    const struct train_slot *slot = &train->sites[one->site].slots[fragment];
+    return (struct step_input){slot->payload, scale_of(one->clip, weight)};
 }
 
 static uint64_t milliseconds_of(double seconds) { return (uint64_t)(seconds * 1000); }
 
-static struct clip_rules clip_rules(const struct train *train) {
+static struct clip_rules clip_rules(const struct train *train, uint32_t fragment) {
     const struct manifest *manifest = train->options->manifest;
-    return clip_rules_of(manifest, manifest->inner.inner_steps, train->layout.count);
+    size_t parameters = train_range_of(train, fragment).count;
+    return clip_rules_of(manifest, manifest->inner.inner_steps, parameters);
 }
 
-double train_clip_limit(const struct train *train) {
-    struct clip_rules rules = clip_rules(train);
-    return clip_limit(&train->clip, &rules);
+double train_clip_limit(const struct train *train, uint32_t fragment) {
+    struct clip_rules rules = clip_rules(train, fragment);
+    return clip_limit(&train->queues[fragment].clip, &rules);
 }
 
 /* A site that left counts as revoked. */
@@ -52,30 +55,31 @@ static uint32_t enrolled(const struct train *train) {
 }
 
 /* Everybody hears of the step, and fetches what others sent; its own payload a site has. */
-static void deliver_step(struct train *train, uint32_t count) {
+static void deliver_step(struct train *train, uint32_t fragment, uint32_t count) {
     double bytes = 0;
-    struct train_pending *one = train->pending;
+    struct train_pending *one = train->queues[fragment].first;
     for (uint32_t i = 0; i < count; i++, one = one->next) {
         struct train_site *site = &train->sites[one->site];
-        site->part_bytes = (double)payload_terms(site->payload)->size;
+        site->part_bytes = (double)payload_terms(site->slots[fragment].payload)->size;
         bytes += site->part_bytes + HEADER_BYTES;
     }
     for (uint32_t i = 0; i < train->site_count; i++) {
         struct train_site *site = &train->sites[i];
         if (!site->left && site->came)
-            deliver(train, i, bytes - site->part_bytes, train->newest, site->part_bytes > 0);
+            deliver(train, i, fragment, bytes - site->part_bytes, train->newest,
+                    site->part_bytes > 0);
         site->part_bytes = 0;
     }
 }
 
-static void pending_drop(struct train *train, uint32_t count) {
+static void queue_drop(struct train_queue *queue, uint32_t count) {
     for (uint32_t i = 0; i < count; i++) {
-        struct train_pending *one = train->pending;
-        train->pending = one->next;
+        struct train_pending *one = queue->first;
+        queue->first = one->next;
         free(one);
     }
-    if (!train->pending) train->pending_end = &train->pending;
-    train->pending_count -= count;
+    if (!queue->first) queue->end = &queue->first;
+    queue->count -= count;
 }
 
 /* Followed by the coordinator, or so lately that it does not miss the site yet. */
@@ -97,45 +101,54 @@ static uint32_t present(struct train *train) {
 }
 
 /* Merges the first `count` of what waits. */
-static enum status outer_step(struct train *train, uint32_t count, struct error *error) {
+static enum status outer_step(struct train *train, uint32_t fragment, uint32_t count,
+                              struct error *error) {
     struct step_input *inputs = xcalloc(count, sizeof(inputs[0]));
-    struct train_pending *one = train->pending;
+    struct train_queue *queue = &train->queues[fragment];
+    struct train_pending *one = queue->first;
     const struct manifest *manifest = train->options->manifest;
     uint32_t here = present(train);
     struct step_rules step = step_rules_of(manifest, manifest->inner.inner_steps, here);
     for (uint32_t i = 0; i < count; i++, one = one->next) {
-        uint64_t staleness = train->model.version - one->base_version;
-        inputs[i] = input_of(train, one, staleness);
+        uint64_t staleness = queue->steps - one->base_steps;
+        inputs[i] = input_of(train, fragment, one, staleness);
         train->staleness_sum += staleness;
         struct train_site_record *record = &train->sites[one->site].record;
         record->staleness_most = MAX(record->staleness_most, staleness);
         train->result.staleness_most = MAX(train->result.staleness_most, staleness);
     }
-    enum status status = model_state_step(&train->model, 0, train->model.version + 1, &step, count,
-                                          inputs, train->result.root, error);
+    enum status status = model_state_step(&train->model, fragment, train->model.version + 1, &step,
+                                          count, inputs, train->result.root, error);
     free(inputs);
     if (status != OK) return status;
-    struct clip_rules rules = clip_rules(train);
-    clip_step(&train->clip, &rules, milliseconds_of(train->now), enrolled(train));
+    struct clip_rules rules = clip_rules(train, fragment);
+    queue->steps++;
+    clip_step(&queue->clip, &rules, milliseconds_of(train->now), enrolled(train));
     version_release(train, train->newest);
     train->newest = version_take(train);
     version_remember(train);
-    deliver_step(train, count);
-    pending_drop(train, count);
+    deliver_step(train, fragment, count);
+    queue_drop(queue, count);
     return OK;
 }
 
 /* A site that left, or is away, is not waited for. */
 static struct merge_view view_of(struct train *train) {
-    return (struct merge_view){.version = train->model.version,
-                               .present = present(train),
-                               .waiting = {train->pending_count}};
+    struct merge_view view = {.version = train->model.version, .present = present(train)};
+    for (uint32_t i = 0; i < train->model.fragments; i++) view.waiting[i] = train->queues[i].count;
+    return view;
 }
 
 /* Outer steps as long as one is due, or a timer for the next; after every event. */
+static bool nothing_waits(const struct train *train) {
+    for (uint32_t i = 0; i < train->model.fragments; i++)
+        if (train->queues[i].count > 0) return false;
+    return true;
+}
+
 enum status train_consider(struct train *train, struct error *error) {
     struct merge_settings settings = merge_settings_of(train->options->manifest);
-    if (train->pending_count == 0 || faults_release(&train->coordinator, train->now) > train->now)
+    if (nothing_waits(train) || faults_release(&train->coordinator, train->now) > train->now)
         return OK;
     settings.grace /= 1000; /* the time here is in seconds */
     settings.warmup_grace /= 1000;
@@ -144,8 +157,9 @@ enum status train_consider(struct train *train, struct error *error) {
         struct merge_view view = view_of(train);
         struct merge_decision next = merge_decide(&settings, &view, train->now, &train->windows);
         if (next.is_due) {
-            uint32_t count = MIN(train->pending_count, (uint32_t)STEP_CONTRIBUTIONS_LIMIT);
-            TRY(outer_step(train, count, error));
+            uint32_t count =
+                MIN(train->queues[next.fragment].count, (uint32_t)STEP_CONTRIBUTIONS_LIMIT);
+            TRY(outer_step(train, next.fragment, count, error));
             continue;
         }
         if (isfinite(next.wake) && next.wake != train->wake) {
@@ -165,57 +179,62 @@ static void note_clip(struct train *train, double clip) {
 }
 
 /* By the manifest's policy, as run_state weighs it. */
-static double weigh(struct train *train, uint32_t site, uint64_t tokens) {
+static double weigh(struct train *train, uint32_t fragment, uint32_t site, uint64_t tokens) {
+    struct weighing *weights = &train->queues[fragment].weights;
     const struct manifest *manifest = train->options->manifest;
     uint64_t now = milliseconds_of(train->now);
     double share = weight_share(manifest, train->sites[site].place.name);
-    weighing_note(&train->weights, site + 1, tokens, share, now, now);
-    return weighing_of(&train->weights, manifest, site + 1, now);
+    weighing_note(weights, site + 1, tokens, share, now, now);
+    return weighing_of(weights, manifest, site + 1, now);
 }
 
 enum status train_arrive(struct train *train, const struct train_event *event) {
     const struct manifest *manifest = train->options->manifest;
     struct train_site *site = &train->sites[event->site];
+    struct train_slot *slot = &site->slots[event->fragment];
+    struct train_queue *queue = &train->queues[event->fragment];
     double back = faults_release(&train->coordinator, train->now);
     if (back > train->now) { /* it is away: the site tries again when it is back */
         struct train_event again = *event;
         again.at = back + site->group->link.rtt;
+        site->entered = again.at + site->group->link.rtt / 2;
         train_post(train, again);
         return OK;
     }
-    if (event->generation <= site->taken) { /* it came before */
+    if (event->generation <= slot->taken) { /* it came before */
         train->result.duplicates++;
         site->record.duplicates++;
         return OK;
     }
-    site->taken = event->generation;
+    slot->taken = event->generation;
     if (train->options->drop > 0 && random_unit(&train->losses) < train->options->drop) {
         train->result.dropped++;
         site->record.dropped++;
-        deliver(train, event->site, HEADER_BYTES, NULL, false);
+        deliver(train, event->site, event->fragment, HEADER_BYTES, NULL, false);
         return OK;
     }
-    if (train->model.version - site->message_base > staleness_cap_of(manifest, train->site_count)) {
+    if (queue->steps - slot->base_steps > staleness_cap_of(manifest, train->site_count)) {
         train->result.refused++;
         site->record.refused++;
-        deliver(train, event->site, HEADER_BYTES, NULL, false);
+        deliver(train, event->site, event->fragment, HEADER_BYTES, NULL, false);
         return OK;
     }
     struct train_pending *one = xcalloc(1, sizeof(*one));
-    uint64_t tokens = site->round_tokens - site->own_known_tokens;
+    uint64_t tokens = (slot->round_tokens - slot->own_known_tokens) / train->model.fragments;
     *one = (struct train_pending){.site = event->site,
-                                  .base_version = site->message_base,
-                                  .clip = clip_of(train_clip_limit(train), site->norm),
-                                  .weight = weigh(train, event->site, tokens)};
-    clip_note(&train->clip, event->site + 1, site->norm, milliseconds_of(train->now));
+                                  .base_steps = slot->base_steps,
+                                  .clip =
+                                      clip_of(train_clip_limit(train, event->fragment), slot->norm),
+                                  .weight = weigh(train, event->fragment, event->site, tokens)};
+    clip_note(&queue->clip, event->site + 1, slot->norm, milliseconds_of(train->now));
     if (!site_is_hostile(train, site)) note_clip(train, one->clip);
     train->result.clipped += one->clip < 1;
     site->record.clipped += one->clip < 1;
     site->record.contributions++;
     hostile_note_honest(train, site);
-    *train->pending_end = one;
-    train->pending_end = &one->next;
-    train->pending_count++;
+    *queue->end = one;
+    queue->end = &one->next;
+    queue->count++;
     train->result.contributions++;
     train->ledger_tokens += tokens;
     return OK;

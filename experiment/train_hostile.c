@@ -22,7 +22,7 @@ bool site_is_hostile(const struct train *train, const struct train_site *site) {
 void hostile_note_honest(struct train *train, const struct train_site *site) {
     if (train->options->hostile != TRAIN_NEGATE || site_is_hostile(train, site)) return;
     train->overheard.size = 0;
-    struct bytes payload = payload_bytes(site->payload);
+    struct bytes payload = payload_bytes(site->slots[0].payload);
     buffer_append(&train->overheard, payload.data, payload.size);
 }
 
@@ -44,7 +44,7 @@ static enum status fill(struct train *train, const struct train_site *site, floa
         if (train->options->hostile == TRAIN_RANDOM)
             delta[i] = (float)(random_unit(&train->random) - 0.5);
         else
-            delta[i] = site->base->theta[i] - site->snapshot[i];
+            delta[i] = site->slots[0].base->theta[i] - site->snapshot[i];
     }
     if (train->options->hostile != TRAIN_RANDOM)
         scale_all(delta, train->options->hostile == TRAIN_LARGE ? LARGE : -1, count);
@@ -55,21 +55,22 @@ static enum status encode(struct train *train, struct train_site *site, const fl
                           float *feedback, struct error *error) {
     struct buffer message = {0};
     if (feedback) memset(feedback, 0, train->layout.count * sizeof(float));
-    TRY(codec_encode(train->encoder, delta, NULL, feedback, &message, error));
-    return site_seal(train, site, &message, error);
+    TRY(codec_encode(train->queues[0].encoder, delta, NULL, feedback, &message, error));
+    return site_seal(train, site, 0, &message, error);
 }
 
 /* Just under the clip, so that all of it counts; where there is no clip, as much as `large`. */
 static enum status encode_at_limit(struct train *train, struct train_site *site, float *delta,
                                    float *feedback, struct error *error) {
     size_t count = train->layout.count;
-    double limit = train_clip_limit(train), honest = site->norm;
+    const struct train_slot *slot = &site->slots[0];
+    double limit = train_clip_limit(train, 0), honest = slot->norm;
     TRY(encode(train, site, delta, feedback, error));
-    if (!(site->norm > 0)) return OK;
-    bool shorter = train->options->hostile == TRAIN_NEGATE && !(site->norm > limit);
+    if (!(slot->norm > 0)) return OK;
+    bool shorter = train->options->hostile == TRAIN_NEGATE && !(slot->norm > limit);
     if (shorter) return OK;
     if (isinf(limit)) limit = LARGE * honest;
-    scale_all(delta, 0.99 * limit / site->norm, count);
+    scale_all(delta, 0.99 * limit / slot->norm, count);
     return encode(train, site, delta, feedback, error);
 }
 

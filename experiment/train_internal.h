@@ -15,6 +15,7 @@
 
 struct train_version { /* theta of a version, shared */
     uint64_t version;
+    uint64_t steps[FRAGMENTS_LIMIT]; /* of each fragment, up to it */
     uint32_t holders;
     float theta[];
 };
@@ -24,6 +25,27 @@ struct train_faults { /* one fault of the file at one site, walked forward in ti
     struct random random;
     double from, until; /* the next or current one */
     bool at_done;
+};
+
+struct train_slot { /* a fragment at a site */
+    struct train_version *base;
+    bool in_flight; /* its part of `snapshot` is of a message under way */
+    /* What to do at the next step's end, with `known`. A follow is left out where the site does not
+     * follow, and is part of the others. */
+    enum {
+        REBASE_NONE,
+        REBASE_FOLLOW,
+        REBASE_MERGED,
+        REBASE_SPARSE_REFUSED,
+        REBASE_DENSE_REFUSED
+    } why;
+    uint64_t base_steps;     /* of the fragment, at the base of that message */
+    uint64_t since_snapshot; /* steps; at first more, so that fragments take turns */
+    uint64_t sent_steps;     /* of the message under way */
+    uint64_t round_tokens, own_known_tokens; /* at the snapshot; at that of the last one merged */
+    uint64_t sequence, taken; /* of the last message; of the last that came or was lost */
+    double norm;
+    struct verified_payload *payload; /* of the message under way; NULL: there was none yet */
 };
 
 struct train_site {
@@ -39,43 +61,43 @@ struct train_site {
     bool up, waits; /* waits: overlap is off, for the merge */
     double heard;   /* not up: when the coordinator heard of it last; -INFINITY: never */
     double busy, checkpointed;
-    uint64_t since_snapshot; /* steps */
-    uint64_t sent_steps;     /* of the message under way */
     /* tensors */
     float *theta;    /* [P] */
     float *feedback; /* [P]; NULL in dense mode */
-    float *snapshot; /* [P]; NULL: no message under way */
+    float *snapshot; /* [P] */
+    struct train_slot slots[FRAGMENTS_LIMIT];
     struct buffer optimizer;
-    struct train_version *base;
     struct train_version *known; /* the newest that it has heard of */
-    /* What to do at the next step's end, with `known`. A follow is left out where the site does not
-     * follow, and is part of the others. */
-    enum {
-        REBASE_NONE,
-        REBASE_FOLLOW,
-        REBASE_MERGED,
-        REBASE_SPARSE_REFUSED,
-        REBASE_DENSE_REFUSED
-    } why;
-    uint64_t message_base; /* the version that the message under way is a delta from */
-    uint64_t since_follow; /* steps */
-    double stream_until;   /* what was sent to it before arrives by then */
-    uint64_t *due;         /* [due_count] run tokens of steps not yet trained */
+    double entered;              /* when it hears that the last message is in the ledger */
+    uint64_t since_follow;       /* steps */
+    double stream_until;         /* what was sent to it before arrives by then */
+    uint64_t *due;               /* [due_count] run tokens of steps not yet trained */
     size_t due_count, due_capacity;
     /* books */
-    uint64_t tokens, round_tokens, known_tokens, own_known_tokens;
-    double loss, norm;
-    double part_bytes;        /* of its part in the step that is delivered; 0: it has none */
-    uint64_t sequence, taken; /* of the last message; of the last that came or was lost */
+    uint64_t tokens, known_tokens;
+    double loss;
+    double part_bytes; /* of its part in the step that is delivered; 0: it has none */
     struct train_site_record record;
-    struct verified_payload *payload; /* of the message under way; NULL: there was none yet */
 };
 
 struct train_pending { /* at the coordinator */
     uint32_t site;
     struct train_pending *next;
-    uint64_t base_version;
+    uint64_t base_steps;
     double clip, weight;
+};
+
+struct train_queue { /* of a fragment */
+    struct train_pending *first, **end;
+    uint32_t count;
+    uint64_t steps; /* that were made of it */
+    struct clip clip;
+    struct weighing weights;
+    struct codec_encoder *encoder;
+};
+
+struct train_range { /* a fragment's parameters */
+    size_t start, count;
 };
 
 enum train_event_kind {
@@ -93,7 +115,7 @@ struct train_event {
     double at;
     uint64_t order; /* of equal times */
     enum train_event_kind kind;
-    uint32_t site;
+    uint32_t site, fragment;       /* fragment: ARRIVE, DELIVER */
     uint64_t generation;           /* STEP: of the site; ARRIVE: the message's sequence */
     struct train_version *version; /* DELIVER; NULL: a refusal */
     uint64_t run_tokens;
@@ -112,19 +134,15 @@ struct train {
     struct train_site *sites;
     uint32_t site_count, threads;
     struct trainer **trainers; /* [threads] */
-    struct codec_encoder *encoder;
     struct train_faults coordinator;
     struct random random; /* jitter */
     struct random losses; /* of messages */
     double now;
     struct heap heap; /* of train_event */
     uint64_t events;
-    struct train_pending *pending, **pending_end;
-    uint32_t pending_count;
+    struct train_queue queues[FRAGMENTS_LIMIT];
     struct merge_windows windows;
-    double wake; /* of the newest GRACE event */
-    struct clip clip;
-    struct weighing weights;
+    double wake;   /* of the newest GRACE event */
     double *clips; /* [clip_count], owned: of the honest sites' contributions */
     size_t clip_count, clip_capacity;
     struct buffer overheard; /* the last honest site's payload, for a hostile one */
@@ -151,14 +169,15 @@ MUST_USE enum status train_note_evaluation(struct train *train, struct error *er
 MUST_USE enum status cluster_run(struct train *train, struct error *error);
 
 /* --- train_coordinator.c --- */
-/* The norm that longer ones are scaled down to now; INFINITY: none. */
-double train_clip_limit(const struct train *train);
+/* The norm that longer ones of the fragment are scaled down to now; INFINITY: none. */
+double train_clip_limit(const struct train *train, uint32_t fragment);
 /* A contribution is there. */
 MUST_USE enum status train_arrive(struct train *train, const struct train_event *event);
 /* Starts the outer steps that are due, or sets the time to look again. */
 MUST_USE enum status train_consider(struct train *train, struct error *error);
 
 /* --- train_hostile.c --- */
+/* Where there is one, there is one fragment. */
 bool site_is_hostile(const struct train *train, const struct train_site *site);
 /* A contribution has come, and everybody sees it. */
 void hostile_note_honest(struct train *train, const struct train_site *site);
@@ -171,6 +190,7 @@ MUST_USE enum status site_init(struct train *train, uint32_t index, struct error
 void trainee_deinit(struct train_site *site);
 struct train_version *version_hold(struct train_version *version);
 void version_release(struct train *train, struct train_version *version);
+struct train_range train_range_of(const struct train *train, uint32_t fragment);
 /* The model's theta as it is now. */
 struct train_version *version_take(struct train *train);
 /* The newest version joins those that are averaged. */
@@ -181,12 +201,14 @@ void site_step_due(struct train *train, struct train_site *site);
 /* Trains everything that is due at sites that cannot lose it, and at `must`, in parallel. */
 MUST_USE enum status sites_flush(struct train *train, struct train_site *must, struct error *error);
 /* What the site sends: payload and norm. Takes the message. */
-MUST_USE enum status site_seal(struct train *train, struct train_site *site, struct buffer *message,
-                               struct error *error);
+MUST_USE enum status site_seal(struct train *train, struct train_site *site, uint32_t fragment,
+                               struct buffer *message, struct error *error);
 /* Snapshot, encoding: payload and norm. */
-MUST_USE enum status site_round(struct train *train, struct train_site *site, struct error *error);
-/* What site->why says, onto site->known. */
-MUST_USE enum status site_rebase(struct train *train, struct train_site *site, struct error *error);
+MUST_USE enum status site_round(struct train *train, struct train_site *site, uint32_t fragment,
+                                struct error *error);
+/* What the slot's `why` says, onto site->known. */
+MUST_USE enum status site_rebase(struct train *train, struct train_site *site, uint32_t fragment,
+                                 struct error *error);
 /* The global model on every file's held-out part, [files], and their mean. */
 MUST_USE enum status train_evaluate(struct train *train, double *files, double *out,
                                     struct error *error);

@@ -12,6 +12,7 @@ static void write_rules(struct json_writer *json, const struct train_options *op
     json_put_u64(json, "seed", options->seed);
     json_put_text(json, "codec", codec_name((enum codec)m->codec.kind));
     json_put_u64(json, "inner_steps", m->inner.inner_steps);
+    json_put_u64(json, "fragments", m->fragments);
     json_put_f64(json, "learning_rate", m->inner.learning_rate);
     struct step_rules step = step_rules_of(m, m->inner.inner_steps, options->topology->site_count);
     json_put_f64(json, "outer_learning_rate", (double)step.rate);
@@ -49,6 +50,7 @@ static void write_figures(struct json_writer *json, const struct train_result *r
     json_put_u64(json, "staleness_most", r->staleness_most);
     json_put_u64(json, "bytes_up", r->bytes_up);
     json_put_u64(json, "bytes_down", r->bytes_down);
+    json_put_u64(json, "message_bytes_most", r->message_most);
     json_put_text(json, "root", hex_encode(r->root, DIGEST_SIZE, root));
 }
 

@@ -25,6 +25,7 @@ struct train_version *version_take(struct train *train) {
     size_t size = train->layout.count * sizeof(float);
     struct train_version *version = xmalloc(sizeof(*version) + size);
     version->version = train->model.version;
+    for (uint32_t i = 0; i < FRAGMENTS_LIMIT; i++) version->steps[i] = train->queues[i].steps;
     version->holders = 1;
     memcpy(version->theta, train->model.theta, size);
     train->version_count++;
@@ -55,9 +56,15 @@ void version_average(const struct train *train, float *out) {
     }
 }
 
+struct train_range train_range_of(const struct train *train, uint32_t fragment) {
+    uint64_t start, count;
+    fragment_range(train->layout.count, train->model.fragments, fragment, &start, &count);
+    return (struct train_range){(size_t)start, (size_t)count};
+}
+
 enum status site_init(struct train *train, uint32_t index, struct error *error) {
     struct train_site *site = &train->sites[index];
-    void *theta = NULL, *feedback = NULL;
+    void *theta = NULL, *feedback = NULL, *snapshot = NULL;
     TRY(memory_try(train->layout.count, sizeof(float), &theta, error));
     site->theta = theta;
     memcpy(site->theta, train->model.theta, train->layout.count * sizeof(float));
@@ -65,7 +72,10 @@ enum status site_init(struct train *train, uint32_t index, struct error *error) 
         TRY(memory_try(train->layout.count, sizeof(float), &feedback, error));
         site->feedback = feedback;
     }
-    site->base = version_hold(train->newest);
+    TRY(memory_try(train->layout.count, sizeof(float), &snapshot, error));
+    site->snapshot = snapshot;
+    for (uint32_t i = 0; i < train->model.fragments; i++)
+        site->slots[i].base = version_hold(train->newest);
     site->known = version_hold(train->newest);
     trainer_save_optimizer(train->trainers[0], &site->optimizer); /* it has not trained yet */
     site->loss = NAN;
@@ -78,12 +88,14 @@ void trainee_deinit(struct train_site *site) {
     free(site->snapshot);
     free(site->due);
     buffer_deinit(&site->optimizer);
-    payload_destroy(site->payload);
+    for (uint32_t i = 0; i < FRAGMENTS_LIMIT; i++) payload_destroy(site->slots[i].payload);
 }
 
 /* What the run has seen, as the site reckons it: node/training.c's estimate. */
 static uint64_t run_tokens_of(const struct train *train, const struct train_site *site) {
-    uint64_t pending = site->tokens - site->own_known_tokens;
+    uint64_t known = 0; /* each fragment's message has its share */
+    for (uint32_t i = 0; i < train->model.fragments; i++) known += site->slots[i].own_known_tokens;
+    uint64_t pending = site->tokens - known / train->model.fragments;
     double ratio = 1;
     for (uint32_t i = 0; i < train->site_count; i++)
         if (train->sites[i].up && &train->sites[i] != site)
@@ -169,55 +181,59 @@ enum status sites_flush(struct train *train, struct train_site *must, struct err
 
 /* ---- rounds ---- */
 
-enum status site_seal(struct train *train, struct train_site *site, struct buffer *message,
-                      struct error *error) {
+enum status site_seal(struct train *train, struct train_site *site, uint32_t fragment,
+                      struct buffer *message, struct error *error) {
     enum codec codec = (enum codec)train->options->manifest->codec.kind;
-    payload_destroy(site->payload);
-    site->payload = NULL;
-    enum status status = payload_seal(codec, train->layout.count, message, &site->payload, error);
+    struct train_slot *slot = &site->slots[fragment];
+    payload_destroy(slot->payload);
+    slot->payload = NULL;
+    enum status status =
+        payload_seal(codec, train_range_of(train, fragment).count, message, &slot->payload, error);
     buffer_deinit(message);
-    if (status == OK) site->norm = payload_norm(site->payload);
+    if (status == OK) slot->norm = payload_norm(slot->payload);
     return status;
 }
 
-enum status site_round(struct train *train, struct train_site *site, struct error *error) {
-    size_t count = train->layout.count;
+enum status site_round(struct train *train, struct train_site *site, uint32_t fragment,
+                       struct error *error) {
+    struct train_slot *slot = &site->slots[fragment];
+    struct train_range range = train_range_of(train, fragment);
+    float *feedback = site->feedback ? site->feedback + range.start : NULL;
     struct buffer message = {0};
     TRY(sites_flush(train, site, error));
-    site->snapshot = xmalloc(count * sizeof(float));
-    memcpy(site->snapshot, site->theta, count * sizeof(float));
-    site->message_base = site->base->version;
-    TRY(codec_encode(train->encoder, site->base->theta, site->snapshot, site->feedback, &message,
-                     error));
-    if (site->feedback && train->options->no_feedback)
-        memset(site->feedback, 0, count * sizeof(float));
-    site->sequence++;
-    TRY(site_seal(train, site, &message, error));
+    slot->in_flight = true;
+    memcpy(site->snapshot + range.start, site->theta + range.start, range.count * sizeof(float));
+    slot->base_steps = slot->base->steps[fragment];
+    TRY(codec_encode(train->queues[fragment].encoder, slot->base->theta + range.start,
+                     site->snapshot + range.start, feedback, &message, error));
+    if (feedback && train->options->no_feedback) memset(feedback, 0, range.count * sizeof(float));
+    slot->sequence++;
+    TRY(site_seal(train, site, fragment, &message, error));
     return site_is_hostile(train, site) ? hostile_round(train, site, error) : OK;
 }
 
 /* node/replica.h: local = next + (local - from), where `from` is the snapshot if the message that
  * it made is no longer under way, and the base otherwise. A snapshot that stays moves alike. */
-enum status site_rebase(struct train *train, struct train_site *site, struct error *error) {
+enum status site_rebase(struct train *train, struct train_site *site, uint32_t fragment,
+                        struct error *error) {
     enum codec codec = (enum codec)train->options->manifest->codec.kind;
-    const float *next = site->known->theta;
-    size_t count = train->layout.count;
-    bool from_snapshot = site->why == REBASE_MERGED || site->why == REBASE_SPARSE_REFUSED;
-    bool ends = site->why != REBASE_FOLLOW;
+    struct train_slot *slot = &site->slots[fragment];
+    struct train_range range = train_range_of(train, fragment);
+    const float *next = site->known->theta + range.start, *base = slot->base->theta + range.start;
+    float *snapshot = site->snapshot + range.start;
+    bool from_snapshot = slot->why == REBASE_MERGED || slot->why == REBASE_SPARSE_REFUSED;
+    bool ends = slot->why != REBASE_FOLLOW;
     TRY(sites_flush(train, site, error));
-    if (site->why == REBASE_SPARSE_REFUSED && !train->options->no_feedback)
-        TRY(codec_restore(codec, payload_bytes(site->payload), count, site->feedback, error));
-    elementwise_rebase(site->theta, next, from_snapshot ? site->snapshot : site->base->theta,
-                       count);
-    if (!ends && site->snapshot) elementwise_rebase(site->snapshot, next, site->base->theta, count);
-    version_release(train, site->base);
-    site->base = version_hold(site->known);
-    if (ends) {
-        free(site->snapshot);
-        site->snapshot = NULL;
-    }
-    site->why = REBASE_NONE;
-    site->since_follow = 0;
+    if (slot->why == REBASE_SPARSE_REFUSED && !train->options->no_feedback)
+        TRY(codec_restore(codec, payload_bytes(slot->payload), range.count,
+                          site->feedback + range.start, error));
+    elementwise_rebase(site->theta + range.start, next, from_snapshot ? snapshot : base,
+                       range.count);
+    if (!ends && slot->in_flight) elementwise_rebase(snapshot, next, base, range.count);
+    version_release(train, slot->base);
+    slot->base = version_hold(site->known);
+    if (ends) slot->in_flight = false;
+    slot->why = REBASE_NONE;
     return OK;
 }
 

@@ -213,7 +213,7 @@ static enum status train(const struct sim_settings *settings, struct error *erro
         status = error_set(error, FAILED, "open %s: %s", settings->train.csv, strerror(errno));
     if (status != OK) goto out;
     options.csv = csv;
-    printf("%u sites; memory at most %.1f MB: K*(12 P%s + 4 P) + (K+2)*4 P + model + "
+    printf("%u sites; memory at most %.1f MB: K*(12 P%s + 4 P) + (K*F+2)*4 P + model + "
            "threads*trainer\n",
            topology->site_count, (double)memory / 1e6,
            manifest.outer.mode == OUTER_SPARSE ? " + 4 P" : "");

@@ -497,15 +497,37 @@ TEST(a_fault_of_its_own_time_lasts_as_long_as_others_where_nothing_else_is_said)
     CHECK(away.contributions < 50 && away.contributions > 20);
 }
 
-TEST(more_than_one_fragment_and_no_data_are_refused) {
-    struct topology *topology = topology_of(FOUR);
+/* ---- fragments ---- */
+
+TEST(fragments_take_turns_and_learn_as_one_does_in_messages_of_a_part_of_the_size) {
+    struct train_result one = run_with(FOUR, "", 1), four = run_with(FOUR, "fragments: 4\n", 1),
+                        same = run_with(FOUR, "fragments: 4\n", 3);
+    CHECK_EQUAL(four.tokens, one.tokens);
+    CHECK_EQUAL(four.refused, 0);
+    CHECK(four.contributions > 3 * one.contributions && four.contributions < 5 * one.contributions);
+    CHECK(4 * four.message_most < 2 * one.message_most + 4 * 600); /* and a header each */
+    CHECK(four.heldout < one.heldout + 0.1);
+    CHECK(four.busy > 0.98);
+    CHECK_MEMORY(four.root, same.root, DIGEST_SIZE);
+}
+
+TEST(half_of_the_messages_of_fragments_lost_costs_little_either) {
+    struct train_result lost = run_recorded(FOUR, "fragments: 3\n", losing, NULL),
+                        whole = run_with(FOUR, "fragments: 3\n", 1);
+    CHECK(lost.dropped > lost.contributions / 2);
+    CHECK_EQUAL(lost.tokens, whole.tokens);
+    CHECK(lost.heldout < whole.heldout + 0.2);
+}
+
+TEST(fragments_without_overlap_and_no_data_are_refused) {
+    struct topology *topology = topology_of("run: {overlap: false}\n" FOUR);
     struct manifest manifest = manifest_of("fragments: 2\n");
     const char *data = write_text();
     struct train_options options = options_of(topology, &manifest, &data);
     struct train_result result;
     struct error error = {0};
     CHECK_STATUS(train_run(&options, &result, &error), INVALID);
-    CHECK_CONTAINS(error.message, "one fragment, not 2");
+    CHECK_CONTAINS(error.message, "not 2");
     manifest.fragments = 1;
     options.data_count = 0;
     CHECK_STATUS(train_run(&options, &result, &error), INVALID);
