@@ -20,22 +20,30 @@
 
 /* ---- a connection ---------------------------------------------------------------------------- */
 
+void connection_free(struct rank_connection *connection) {
+    if (connection->descriptor >= 0) close(connection->descriptor);
+    if (connection->stand >= 0) close(connection->stand);
+    free(connection->state);
+    free(connection);
+}
+
 bool connection_send(struct rank_connection *connection, const void *data, size_t size,
-                     int passed) {
+                     const int passed[2]) {
     union {
         struct cmsghdr header;
-        char bytes[CMSG_SPACE(sizeof(int))];
+        char bytes[CMSG_SPACE(2 * sizeof(int))];
     } control = {0};
     struct iovec part = {.iov_base = (void *)(uintptr_t)data, .iov_len = size};
     struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
-    if (passed >= 0) {
+    size_t count = !passed ? 0 : passed[1] >= 0 ? 2 : 1;
+    if (count > 0) {
         message.msg_control = control.bytes;
-        message.msg_controllen = sizeof control.bytes;
+        message.msg_controllen = CMSG_SPACE(count * sizeof(int));
         struct cmsghdr *header = CMSG_FIRSTHDR(&message);
         header->cmsg_level = SOL_SOCKET;
         header->cmsg_type = SCM_RIGHTS;
-        header->cmsg_len = CMSG_LEN(sizeof passed);
-        memcpy(CMSG_DATA(header), &passed, sizeof passed);
+        header->cmsg_len = CMSG_LEN(count * sizeof(int));
+        memcpy(CMSG_DATA(header), passed, count * sizeof(int));
     }
     return connection->descriptor >= 0 &&
            sendmsg(connection->descriptor, &message, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)size;
@@ -45,7 +53,7 @@ void connection_refuse(struct rank_connection *connection, const char *why) {
     struct wire_refused refused = {.type = WIRE_REFUSED};
     snprintf(refused.text, sizeof refused.text, "%s", why);
     if (connection->descriptor < 0) return;
-    (void)connection_send(connection, &refused, sizeof refused, -1);
+    (void)connection_send(connection, &refused, sizeof refused, NULL);
     close(connection->descriptor);
     connection->descriptor = -1;
 }
@@ -137,7 +145,8 @@ static enum status enter_session(struct border *border, struct rank_connection *
     session->news_ms = clock_monotonic_ms();
     struct wire_welcome welcome = {
         .type = WIRE_WELCOME, .version = WIRE_BORDER_VERSION, .size = session->size};
-    if (!connection_send(connection, &welcome, sizeof welcome, session->memory))
+    int passed[2] = {session->memory, border->options.stand};
+    if (!connection_send(connection, &welcome, sizeof welcome, passed))
         return error_set(error, UNAVAILABLE, "rank %u cannot be reached", hello->rank);
     return OK;
 }
@@ -167,6 +176,21 @@ static enum status take_declare(struct border *border, struct rank_connection *c
     return OK;
 }
 
+static enum status take_state(struct rank_connection *connection, const uint8_t *bytes, int *passed,
+                              struct error *error) {
+    if (connection->ready || connection->state)
+        return error_set(error, INVALID, "rank %u says twice where it stands",
+                         connection->hello.rank);
+    connection->state = xmalloc(sizeof *connection->state);
+    memcpy(connection->state, bytes, sizeof *connection->state);
+    connection->stand = *passed;
+    *passed = -1;
+    if (connection->state->fragments > WIRE_FRAGMENTS_LIMIT)
+        return error_set(error, INVALID, "rank %u stands at %u fragments", connection->hello.rank,
+                         connection->state->fragments);
+    return OK;
+}
+
 static enum status take_ready(struct border *border, struct rank_connection *connection,
                               struct error *error) {
     struct session *session = &border->session;
@@ -178,7 +202,8 @@ static enum status take_ready(struct border *border, struct rank_connection *con
 }
 
 static enum status take_message(struct border *border, struct rank_connection *connection,
-                                const uint8_t *bytes, size_t size, struct error *error) {
+                                const uint8_t *bytes, size_t size, int *passed,
+                                struct error *error) {
     uint32_t type = 0;
     if (size >= sizeof type) memcpy(&type, bytes, sizeof type);
     if (!connection->greeted) {
@@ -199,9 +224,29 @@ static enum status take_message(struct border *border, struct rank_connection *c
     }
     if (gathers && size >= sizeof(struct wire_declare) && type == WIRE_DECLARE)
         return take_declare(border, connection, bytes, size, error);
+    if (gathers && size == sizeof(struct wire_state) && type == WIRE_STATE)
+        return take_state(connection, bytes, passed, error);
     if (gathers && size == sizeof(struct wire_word) && type == WIRE_READY)
         return take_ready(border, connection, error);
     return error_set(error, INVALID, "rank %u says something unknown", connection->hello.rank);
+}
+
+/* Descriptors that nobody asked for are closed. */
+static ssize_t receive(int descriptor, uint8_t *bytes, size_t size, int *passed) {
+    union {
+        struct cmsghdr header;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control = {0};
+    struct iovec part = {.iov_base = bytes, .iov_len = size};
+    struct msghdr message = {.msg_iov = &part,
+                             .msg_iovlen = 1,
+                             .msg_control = control.bytes,
+                             .msg_controllen = sizeof control.bytes};
+    ssize_t got = recvmsg(descriptor, &message, MSG_DONTWAIT | MSG_TRUNC | MSG_CMSG_CLOEXEC);
+    struct cmsghdr *header = got >= 0 ? CMSG_FIRSTHDR(&message) : NULL;
+    if (header && header->cmsg_type == SCM_RIGHTS && header->cmsg_len == CMSG_LEN(sizeof *passed))
+        memcpy(passed, CMSG_DATA(header), sizeof *passed);
+    return got;
 }
 
 /* One message. False: nothing is there. */
@@ -210,13 +255,14 @@ static bool read_one(struct border *border, struct rank_connection *connection) 
     struct error error = {0};
     if (connection->descriptor < 0) return false;
     uint8_t *bytes = xmalloc(limit);
-    ssize_t got = recv(connection->descriptor, bytes, limit, MSG_DONTWAIT | MSG_TRUNC);
+    int passed = -1;
+    ssize_t got = receive(connection->descriptor, bytes, limit, &passed);
     int number = errno;
     bool again = got > 0;
     if (got > 0 && (size_t)got <= limit) {
         connection->since_ms = clock_monotonic_ms();
         if (in_session(border, connection)) border->session.news_ms = connection->since_ms;
-        if (take_message(border, connection, bytes, (size_t)got, &error) != OK)
+        if (take_message(border, connection, bytes, (size_t)got, &passed, &error) != OK)
             refuse_one(border, connection, error.message);
     } else if (got > 0) {
         refuse_one(border, connection, "a message is longer than any that libatoll sends");
@@ -227,6 +273,7 @@ static bool read_one(struct border *border, struct rank_connection *connection) 
         if (connection->descriptor >= 0) close(connection->descriptor);
         connection->descriptor = -1;
     }
+    if (passed >= 0) close(passed);
     free(bytes);
     return again;
 }
@@ -243,6 +290,7 @@ static void accept_all(struct border *border) {
         }
         struct rank_connection *connection = xcalloc(1, sizeof *connection);
         connection->descriptor = descriptor;
+        connection->stand = -1;
         connection->since_ms = clock_monotonic_ms();
         border->connections = xrealloc(border->connections, (border->connection_count + 1) *
                                                                 sizeof(border->connections[0]));
@@ -258,7 +306,7 @@ static void sweep(struct border *border) {
         if (connection->descriptor >= 0 || in_session(border, connection))
             border->connections[kept++] = connection;
         else
-            free(connection);
+            connection_free(connection);
     }
     border->connection_count = kept;
 }
@@ -367,10 +415,7 @@ enum status border_open(const struct border_options *options, struct border **ou
 
 void border_close(struct border *border) {
     if (!border) return;
-    for (size_t i = 0; i < border->connection_count; i++) {
-        if (border->connections[i]->descriptor >= 0) close(border->connections[i]->descriptor);
-        free(border->connections[i]);
-    }
+    for (size_t i = 0; i < border->connection_count; i++) connection_free(border->connections[i]);
     free(border->connections);
     session_free(&border->session);
     if (border->listener >= 0) {
@@ -389,6 +434,8 @@ uint64_t border_session(const struct border *border) {
 bool border_has_ranks(const struct border *border) {
     return border->session.phase != SESSION_NONE && border->session.phase != SESSION_ENDED;
 }
+
+uint64_t border_session_id(const struct border *border) { return border->session.id; }
 
 void border_refuse(struct border *border, const char *why) { session_end(border, why); }
 

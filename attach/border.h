@@ -16,8 +16,15 @@
 #include <stdint.h>
 
 #include "attach/coverage.h"
+#include "libatoll/wire.h" /* struct wire_state */
 
 struct border;
+
+/* What becomes of a job that attaches: libatoll/wire.h, struct wire_go. */
+struct border_resumed {
+    uint64_t steps, tokens, clock, job, lost, ahead, kept;
+};
+#define BORDER_ORDER_UNKNOWN UINT64_MAX /* ranks differ: of a fragment's last order */
 
 struct border_options {
     const char *socket;                    /* the path; what stands there is replaced */
@@ -26,12 +33,20 @@ struct border_options {
     uint32_t tensor_count;
     uint64_t parameters;
     uint32_t fragments;
+    uint8_t site[32];    /* of which run and site states are */
+    int stand;           /* passed to ranks, for atoll_resume; -1: nothing is */
     uint64_t timeout_ms; /* for all ranks to attach, declare and be ready */
     void *context;
     /* A fragment's place in the flat vector. */
     void (*range)(void *context, uint32_t fragment, uint64_t *start, uint64_t *count);
-    /* What a session begins with: [count] floats, and the version that they stand on. */
-    uint64_t (*load)(void *context, uint32_t fragment, float *out);
+    /* What all ranks say of where they stand (NULL: nothing, or not the same), and what came with
+     * it (-1: nothing; closed by the border). The loads follow, with nothing between. NULL
+     * function: every session begins with the model. */
+    void (*resume)(void *context, const struct wire_state *state, int stand,
+                   struct border_resumed *out);
+    /* What a session begins with: [count] floats, and the version that they stand on. *add: they
+     * are what is to be added to the parameters. */
+    uint64_t (*load)(void *context, uint32_t fragment, float *out, bool *add);
     /* To be logged: something that a trainer did wrong, or that a session ended. */
     void (*complain)(void *context, const char *message);
 };
@@ -46,7 +61,8 @@ void border_close(struct border *border);
 void border_poll(struct border *border, uint64_t timeout_ms);
 /* Of the session that trains, counted from 1; 0: none does. */
 uint64_t border_session(const struct border *border);
-bool border_has_ranks(const struct border *border); /* somebody is attached */
+bool border_has_ranks(const struct border *border);      /* somebody is attached */
+uint64_t border_session_id(const struct border *border); /* a number that no other one has */
 
 struct border_progress { /* of the session */
     uint64_t steps;      /* that all ranks have reported */
@@ -63,6 +79,14 @@ void border_publish(struct border *border, uint32_t fragment);
 /* Returns where the correction is to be written; border_add then gives the order. */
 float *border_correction(struct border *border);
 void border_add(struct border *border, uint32_t fragment, uint64_t version);
+/* Likewise, with what replaces the fragment. */
+void border_load(struct border *border, uint32_t fragment, uint64_t version);
+/* The id of the order that was given last. */
+uint64_t border_order(const struct border *border);
+/* Rank 0 waits until where it stands is kept; false while it is not yet known to be where the last
+ * order that was dealt with left it. */
+bool border_asks_to_keep(const struct border *border);
+void border_kept(struct border *border);
 /* The step after which the last order is carried out; true: it has been, by all ranks. False with
  * step 0: there is no order, or no session. */
 bool border_is_done(const struct border *border, uint64_t *at);

@@ -15,13 +15,15 @@ struct rank_connection {
     struct wire_attach hello; /* once greeted */
     bool ready;
     uint32_t pieces;
+    struct wire_state *state; /* where it says that it stands; NULL: it does not */
+    int stand;                /* what came with it; -1: nothing */
 };
 
 enum session_phase { SESSION_NONE, SESSION_GATHERS, SESSION_LOADS, SESSION_TRAINS, SESSION_ENDED };
 
 struct session {
     enum session_phase phase;
-    uint64_t number, generation;
+    uint64_t number, generation, id;
     uint32_t world;
     struct rank_connection **ranks; /* [world]; NULL: not attached */
     uint64_t news_ms;               /* somebody last got further */
@@ -36,7 +38,7 @@ struct session {
     bool ordered; /* an order is under way */
     enum wire_order_kind kind;
     uint32_t fragment;
-    uint64_t version;
+    uint64_t version, states, states_kept; /* that rank 0 asked for */
 };
 
 struct border {
@@ -56,7 +58,9 @@ struct border {
 /* ---- border.c ---- */
 /* The last words; the connection is closed at the next poll. */
 void connection_refuse(struct rank_connection *connection, const char *why);
-bool connection_send(struct rank_connection *connection, const void *data, size_t size, int passed);
+bool connection_send(struct rank_connection *connection, const void *data, size_t size,
+                     const int passed[2]); /* descriptors, -1: none; NULL */
+void connection_free(struct rank_connection *connection);
 /* Tells all ranks and the log. */
 void session_end(struct border *border, const char *why);
 

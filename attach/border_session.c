@@ -11,6 +11,7 @@
 #include "attach/border_internal.h"
 #include "base/clock.h"
 #include "base/memory.h"
+#include "base/random.h"
 
 enum { PAGE = 4096, STEPS_PER_LOOK_LIMIT = 1000000 };
 
@@ -66,6 +67,7 @@ enum status session_begin(struct border *border, uint64_t generation, uint32_t w
     session_free(session);
     session->phase = SESSION_GATHERS;
     session->number = ++border->sessions;
+    random_system(&session->id, sizeof session->id);
     session->generation = generation;
     session->world = world;
     session->ranks = xcalloc(world, sizeof *session->ranks);
@@ -91,6 +93,8 @@ enum status session_begin(struct border *border, uint64_t generation, uint32_t w
     shared->tensors_at = tensors_at;
     shared->out_at = session->out_at;
     shared->in_at = session->in_at;
+    shared->session = session->id;
+    memcpy(shared->site, border->options.site, sizeof shared->site);
     write_tensors(border, tensors_at);
     session_tell(border);
     return OK;
@@ -162,6 +166,25 @@ void border_add(struct border *border, uint32_t fragment, uint64_t version) {
     give(border, WIRE_ADD, fragment, version);
 }
 
+void border_load(struct border *border, uint32_t fragment, uint64_t version) {
+    give(border, WIRE_LOAD, fragment, version);
+}
+
+uint64_t border_order(const struct border *border) { return border->session.agreement.id; }
+
+bool border_asks_to_keep(const struct border *border) {
+    const struct session *session = &border->session;
+    bool carried_out = session->ordered && session->reports[0].done == session->agreement.id;
+    return session->phase == SESSION_TRAINS && session->states > session->states_kept &&
+           !carried_out;
+}
+
+void border_kept(struct border *border) {
+    struct session *session = &border->session;
+    session->states_kept = session->states;
+    atomic_store(&session->shared->state, session->states);
+}
+
 const float *border_published(const struct border *border) {
     return area(&border->session, border->session.out_at);
 }
@@ -183,13 +206,14 @@ static void order_load(struct border *border) {
     struct session *session = &border->session;
     const struct border_options *options = &border->options;
     bool over = session->fragment == options->fragments;
-    session->kind = over ? WIRE_TRAIN : WIRE_LOAD;
+    bool add = false;
     if (over) session->fragment = 0;
     session->agreement.id++;
     session->agreement.at = 0;
     if (!over)
         session->version =
-            options->load(options->context, session->fragment, area(session, session->in_at));
+            options->load(options->context, session->fragment, area(session, session->in_at), &add);
+    session->kind = over ? WIRE_TRAIN : add ? WIRE_ADD : WIRE_LOAD;
     write_order(border);
 }
 
@@ -214,16 +238,41 @@ enum status session_add_piece(struct border *border, const struct wire_piece *to
     return OK;
 }
 
-static bool send_go(const struct session *session, uint32_t rank) {
+/* What all ranks say. Of a fragment where they differ nothing is known. NULL: they differ in all.
+ */
+static const struct wire_state *agreed_state(struct session *session) {
+    struct wire_state *agreed = session->ranks[0]->state;
+    for (uint32_t i = 1; agreed && i < session->world; i++) {
+        const struct wire_state *other = session->ranks[i]->state;
+        if (!other || other->session != agreed->session || other->steps != agreed->steps ||
+            other->fragments != agreed->fragments)
+            return NULL;
+        for (uint32_t f = 0; f < agreed->fragments; f++)
+            if (other->fragment[f].order != agreed->fragment[f].order)
+                agreed->fragment[f].order = BORDER_ORDER_UNKNOWN;
+    }
+    return agreed;
+}
+
+static bool send_go(const struct session *session, uint32_t rank,
+                    const struct border_resumed *resumed) {
     struct rank_connection *connection = session->ranks[rank];
     size_t size = sizeof(struct wire_go) + connection->pieces;
     uint8_t *bytes = xcalloc(1, size);
-    struct wire_go go = {.type = WIRE_GO, .count = connection->pieces};
+    struct wire_go go = {.type = WIRE_GO,
+                         .count = connection->pieces,
+                         .steps = resumed->steps,
+                         .tokens = resumed->tokens,
+                         .clock = resumed->clock,
+                         .job = resumed->job,
+                         .lost = resumed->lost,
+                         .ahead = resumed->ahead,
+                         .kept = resumed->kept};
     memcpy(bytes, &go, sizeof go);
     for (size_t i = 0; i < session->piece_count; i++)
         if (session->pieces[i].rank == rank)
             bytes[sizeof go + session->pieces[i].index] = session->pieces[i].owned;
-    bool sent = connection_send(connection, bytes, size, -1);
+    bool sent = connection_send(connection, bytes, size, NULL);
     free(bytes);
     return sent;
 }
@@ -232,8 +281,12 @@ enum status session_go(struct border *border, struct error *error) {
     struct session *session = &border->session;
     TRY(coverage_check(border->options.tensors, border->options.tensor_count, session->pieces,
                        session->piece_count, error));
+    struct border_resumed resumed = {0};
+    if (border->options.resume)
+        border->options.resume(border->options.context, agreed_state(session),
+                               session->ranks[0]->stand, &resumed);
     for (uint32_t i = 0; i < session->world; i++)
-        if (!send_go(session, i))
+        if (!send_go(session, i, &resumed))
             return error_set(error, UNAVAILABLE, "rank %u cannot be reached", i);
     session->phase = SESSION_LOADS;
     session->fragment = 0;
@@ -244,6 +297,8 @@ enum status session_go(struct border *border, struct error *error) {
 
 enum status session_read_reports(struct session *session, struct error *error) {
     struct wire_rank *lines = (void *)((char *)session->shared + session->ranks_at);
+    /* before what it has done: while it waits for its state, it carries out no more */
+    session->states = atomic_load(&lines[0].state);
     for (uint32_t i = 0; i < session->world; i++) {
         struct agreement_rank *report = &session->reports[i];
         /* steps last: what was done before a step is then seen with it */

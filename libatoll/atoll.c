@@ -46,6 +46,10 @@ struct atoll_site {
     struct border_order order; /* the one that was seen last */
     bool due;                  /* and it is to be carried out now */
     bool ready_sent, going;
+    int stand; /* the node's memory of where a job is; -1: none */
+    struct wire_state
+        position; /* where the parameters stand; of before, until the loads are over */
+    uint64_t first_steps, first_tokens, first_clock, lost, ahead, states;
     bool over; /* the run: found where there is no node any more */
     int ended; /* 0: attached; else AWAY or REFUSED */
     char message[WIRE_TEXT_SIZE];
@@ -83,13 +87,15 @@ static int send_message(struct atoll_site *site, const void *head, size_t head_s
     return ATOLL_OK;
 }
 
-/* The next message, at most `limit_ms` from now; -1: none. A descriptor that comes with it goes to
- * *passed. */
+enum { PASSED_LIMIT = 2 };
+
+/* The next message, at most `limit_ms` from now; -1: none. Descriptors that come with it go to
+ * passed[PASSED_LIMIT]. */
 static ssize_t receive(struct atoll_site *site, void *out, size_t size, int *passed,
                        uint64_t limit_ms) {
     union {
         struct cmsghdr header;
-        char bytes[CMSG_SPACE(sizeof(int))];
+        char bytes[CMSG_SPACE(PASSED_LIMIT * sizeof(int))];
     } control = {0};
     struct iovec part = {.iov_base = out, .iov_len = size};
     struct msghdr message = {.msg_iov = &part,
@@ -107,9 +113,28 @@ static ssize_t receive(struct atoll_site *site, void *out, size_t size, int *pas
         if (got < 0 && (errno == EINTR || errno == EAGAIN)) continue;
         struct cmsghdr *header = CMSG_FIRSTHDR(&message);
         if (got >= 0 && header && header->cmsg_type == SCM_RIGHTS && passed)
-            memcpy(passed, CMSG_DATA(header), sizeof *passed);
+            memcpy(passed, CMSG_DATA(header), header->cmsg_len - CMSG_LEN(0));
         return got < 0 ? 0 : got;
     }
+}
+
+static int send_passing(struct atoll_site *site, const void *data, size_t size, int passed) {
+    union {
+        struct cmsghdr header;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control = {0};
+    struct iovec part = {.iov_base = (void *)(uintptr_t)data, .iov_len = size};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+    if (passed >= 0) {
+        control.header = (struct cmsghdr){
+            .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof passed)};
+        memcpy(CMSG_DATA(&control.header), &passed, sizeof passed);
+        message.msg_control = control.bytes;
+        message.msg_controllen = sizeof control.bytes;
+    }
+    if (sendmsg(site->descriptor, &message, MSG_NOSIGNAL) != (ssize_t)size)
+        return complain(site, ATOLL_AWAY, "the node cannot be told: %s", strerror(errno));
+    return ATOLL_OK;
 }
 
 /* What came instead of what was expected: the node's refusal, its end, or nonsense. */
@@ -195,6 +220,7 @@ static bool memory_is_sound(const struct atoll_site *site) {
            shared->ranks <= (size - shared->ranks_at) / sizeof(struct wire_rank) &&
            shared->tensors_at <= size &&
            shared->tensors <= (size - shared->tensors_at) / sizeof(struct wire_tensor) &&
+           shared->fragments > 0 && shared->fragments <= WIRE_FRAGMENTS_LIMIT &&
            shared->out_at <= size && shared->in_at <= size && floats > 0;
 }
 
@@ -224,16 +250,17 @@ static int greet(struct atoll_site *site, const struct atoll_options *options) {
         struct wire_welcome welcome;
         struct wire_refused refused;
     } answer;
-    int passed = -1, result = find_token(site, options, hello.token);
+    int passed[PASSED_LIMIT] = {-1, -1}, result = find_token(site, options, hello.token);
     if (result == ATOLL_OK) result = open_socket(site, options);
     if (result == ATOLL_OK) result = send_message(site, &hello, sizeof hello, NULL, 0);
     if (result != ATOLL_OK) return result;
-    ssize_t got = receive(site, &answer, sizeof answer, &passed, site->timeout_ms);
-    if (got != sizeof answer.welcome || answer.welcome.type != WIRE_WELCOME || passed < 0)
+    ssize_t got = receive(site, &answer, sizeof answer, passed, site->timeout_ms);
+    if (got != sizeof answer.welcome || answer.welcome.type != WIRE_WELCOME || passed[0] < 0)
         result = judge(site, &answer, got);
     else
-        result = map_memory(site, passed, answer.welcome.size);
-    if (passed >= 0) close(passed);
+        result = map_memory(site, passed[0], answer.welcome.size);
+    if (passed[0] >= 0) close(passed[0]);
+    site->stand = passed[1];
     return result;
 }
 
@@ -241,7 +268,7 @@ int atoll_attach(const struct atoll_options *options, atoll_site **out) {
     struct atoll_site *site = calloc(1, sizeof *site);
     *out = site;
     if (!site) return ATOLL_INVALID;
-    site->descriptor = -1;
+    site->descriptor = site->stand = -1;
     site->rank = options->rank;
     site->world = options->world;
     site->timeout_ms = options->timeout_ms ? options->timeout_ms : DEFAULT_TIMEOUT_MS;
@@ -257,6 +284,7 @@ void atoll_detach(atoll_site *site) {
     if (site->descriptor >= 0 && !site->ended)
         (void)!send(site->descriptor, &bye, sizeof bye, MSG_NOSIGNAL | MSG_DONTWAIT);
     if (site->descriptor >= 0) close(site->descriptor);
+    if (site->stand >= 0) close(site->stand);
     if (site->shared) munmap(site->shared, site->size);
     free(site->pieces);
     free(site);
@@ -339,7 +367,8 @@ static bool read_order(const struct atoll_site *site, uint64_t id, struct border
                                  .start = atomic_load(&slot->start),
                                  .count = atomic_load(&slot->count),
                                  .version = atomic_load(&slot->version)};
-    return atomic_load(&slot->id) == id && out->start <= site->shared->parameters &&
+    return atomic_load(&slot->id) == id && out->fragment < site->shared->fragments &&
+           out->start <= site->shared->parameters &&
            out->count <= site->shared->parameters - out->start;
 }
 
@@ -363,7 +392,8 @@ static int result_of(const struct atoll_site *site) {
 static int look_for_order(struct atoll_site *site) {
     uint64_t id = atomic_load(&site->shared->order);
     struct border_order order;
-    if (id != 0 && id != site->order.id && read_order(site, id, &order) && order.at > site->steps) {
+    if (!site->ended && id != 0 && id != site->order.id && read_order(site, id, &order) &&
+        order.at > site->steps) {
         site->order = order;
         atomic_store(&site->line->seen, id);
     }
@@ -373,18 +403,26 @@ static int look_for_order(struct atoll_site *site) {
     return site->due ? result_of(site) : ATOLL_OK;
 }
 
+/* Where the node is away, what all ranks have acknowledged is carried out by all of them all the
+ * same: they may not notice its end after the same step, and would differ by it. */
+static bool awaits_order(const struct atoll_site *site) {
+    return site->ended == ATOLL_AWAY && site->order.id != 0 && site->order.at > site->steps;
+}
+
 int atoll_step(atoll_site *site, uint64_t tokens, double loss) {
     uint64_t bits;
     site->steps++;
-    if (!site->going || site->ended) return site->ended ? site->ended : ATOLL_INVALID;
+    if (!site->going || (site->ended && site->ended != ATOLL_AWAY))
+        return site->ended ? site->ended : ATOLL_INVALID;
     site->tokens += tokens;
     memcpy(&bits, &loss, sizeof bits);
     atomic_store_explicit(&site->line->tokens, site->tokens, memory_order_relaxed);
     atomic_store_explicit(&site->line->loss, bits, memory_order_relaxed);
     atomic_store(&site->line->steps, site->steps);
     int result = look_for_order(site);
-    if (result == ATOLL_OK) look_at_socket(site);
-    return site->ended ? site->ended : result;
+    if (result != ATOLL_OK) return result;
+    if (!site->ended) look_at_socket(site);
+    return awaits_order(site) ? ATOLL_OK : site->ended;
 }
 
 /* ---- ready: the model is loaded, fragment by fragment ---------------------------------------- */
@@ -402,7 +440,24 @@ static int take_go(struct atoll_site *site) {
     for (size_t i = 0; result == ATOLL_OK && i < site->piece_count; i++)
         site->pieces[i].owned = bytes[sizeof go + i] != 0;
     free(bytes);
-    return result;
+    if (result != ATOLL_OK) return result;
+    site->first_steps = go.steps;
+    site->first_tokens = go.tokens;
+    site->lost = go.lost;
+    site->ahead = go.ahead;
+    for (uint64_t i = 0; i < site->shared->fragments; i++) {
+        struct wire_state_fragment *fragment = &site->position.fragment[i];
+        bool kept = go.kept >> i & 1;
+        *fragment = (struct wire_state_fragment){.steps = kept ? fragment->steps : go.steps,
+                                                 .tokens = kept ? fragment->tokens : go.tokens};
+    }
+    site->position.type = WIRE_STATE;
+    site->position.fragments = (uint32_t)site->shared->fragments;
+    site->position.session = site->shared->session;
+    site->position.job = go.job;
+    site->first_clock = go.clock;
+    memcpy(site->position.site, site->shared->site, sizeof site->position.site);
+    return ATOLL_OK;
 }
 
 /* Loads stand at step 0, and everybody waits for them: there is nothing to agree on. An order of
@@ -414,18 +469,87 @@ static int next_load(struct atoll_site *site) {
         struct border_order order;
         if (id != site->order.id && read_order(site, id, &order)) {
             site->order = order;
-            if (order.kind != WIRE_LOAD) {
+            if (order.kind != WIRE_LOAD && order.kind != WIRE_ADD) {
                 site->going = true;
                 atomic_store(&site->line->done, order.id);
                 return ATOLL_OK;
             }
             site->due = true;
-            return ATOLL_LOAD;
+            return result_of(site);
         }
         look_at_socket(site);
         poll(NULL, 0, 1);
     }
     return site->ended ? site->ended : complain(site, ATOLL_TIMED_OUT, "the model does not come");
+}
+
+/* ---- where the parameters stand -------------------------------------------------------------- */
+
+static size_t size_of_state(uint64_t fragments) {
+    return offsetof(struct wire_state, fragment) + fragments * sizeof(struct wire_state_fragment);
+}
+_Static_assert(sizeof(struct wire_state) <= ATOLL_STATE_SIZE, "as is promised");
+
+uint64_t atoll_job_steps(const atoll_site *site) {
+    return site->first_steps + (site->going ? site->steps : 0);
+}
+
+static void note_order(struct atoll_site *site) {
+    struct wire_state_fragment *fragment = &site->position.fragment[site->order.fragment];
+    if (!site->going) return;
+    fragment->order = site->order.id;
+    if (site->order.kind == WIRE_ADD) return;
+    fragment->steps = atoll_job_steps(site);
+    fragment->tokens = site->first_tokens + site->tokens;
+}
+
+static int ask_to_keep(struct atoll_site *site) {
+    uint64_t until = now_ms() + site->timeout_ms;
+    atomic_store(&site->line->state, ++site->states);
+    while (!site->ended) {
+        if (atomic_load(&site->shared->state) >= site->states) return ATOLL_OK;
+        if (now_ms() > until)
+            return complain(site, ATOLL_TIMED_OUT, "the node does not keep the state in time");
+        poll(NULL, 0, 1);
+        look_at_socket(site);
+    }
+    return site->ended;
+}
+
+int atoll_state(atoll_site *site, void *state, size_t *size) {
+    *size = 0;
+    if (!site->going) return complain(site, ATOLL_INVALID, "not attached: there is no state");
+    site->position.steps = atoll_job_steps(site);
+    site->position.tokens = site->first_tokens + site->tokens;
+    site->position.clock = site->first_clock + site->steps;
+    *size = size_of_state(site->position.fragments);
+    memcpy(state, &site->position, *size);
+    if (site->ended) return site->ended;
+    return site->rank == 0 ? ask_to_keep(site) : ATOLL_OK;
+}
+
+int atoll_resume(atoll_site *site, const void *state, size_t size, const atoll_site *before) {
+    struct wire_state told = {0};
+    if (size >= size_of_state(0) && size <= sizeof told) memcpy(&told, state, size);
+    if (site->ended || !site->pieces || site->ready_sent)
+        return complain(site, ATOLL_INVALID, "resume comes between declare and ready");
+    if (told.type != WIRE_STATE || told.fragments > WIRE_FRAGMENTS_LIMIT ||
+        size != size_of_state(told.fragments))
+        return complain(site, ATOLL_INVALID, "these %zu bytes are no state of atoll_state", size);
+    site->position = told;
+    int passed = site->rank == 0 && before ? before->stand : -1;
+    return send_passing(site, &told, sizeof told, passed);
+}
+
+uint64_t atoll_lost(const atoll_site *site) { return site->lost; }
+uint64_t atoll_ahead(const atoll_site *site) { return site->ahead; }
+
+uint64_t atoll_unpublished(const atoll_site *site) {
+    uint64_t most = 0, now = atoll_job_steps(site);
+    for (uint32_t i = 0; site->going && i < site->position.fragments; i++)
+        if (now - site->position.fragment[i].steps > most)
+            most = now - site->position.fragment[i].steps;
+    return most;
 }
 
 int atoll_ready(atoll_site *site) {
@@ -518,7 +642,7 @@ int atoll_concerns(const atoll_site *site, size_t piece) {
 }
 
 static int copy_one(atoll_site *site, size_t piece, float *values, uint64_t kind, enum copy what) {
-    if (site->ended) return site->ended;
+    if (site->ended && !site->due) return site->ended;
     if (!site->due || site->order.kind != kind || piece >= site->piece_count)
         return complain(site, ATOLL_INVALID, "nothing of the kind is due");
     if (atoll_concerns(site, piece)) copy_piece(site, &site->pieces[piece], values, what);
@@ -538,7 +662,7 @@ int atoll_add(atoll_site *site, size_t piece, float *values) {
 }
 
 static int finish(atoll_site *site, bool is_publish) {
-    if (site->ended) return site->ended;
+    if (site->ended && !site->due) return site->ended;
     if (!site->due || (site->order.kind == WIRE_PUBLISH) != is_publish)
         return complain(site, ATOLL_INVALID, "nothing of the kind is due");
     enum copy what = COPY_OUT;
@@ -548,6 +672,7 @@ static int finish(atoll_site *site, bool is_publish) {
             copy_piece(site, &site->pieces[i], site->pieces[i].data, what);
     if (!is_publish) site->version = site->order.version;
     site->due = false;
+    note_order(site);
     atomic_store(&site->line->done, site->order.id);
     return ATOLL_OK;
 }

@@ -7,7 +7,7 @@
  *     atoll_site *site;
  *     if (atoll_attach(&options, &site) != ATOLL_OK) fail(atoll_message(site));
  *     if (atoll_declare(site, pieces, count) != ATOLL_OK) fail(atoll_message(site));
- *     while ((result = atoll_ready(site)) == ATOLL_LOAD) atoll_applied(site);
+ *     while ((result = atoll_ready(site)) > 0) atoll_applied(site);
  *     for (;;) {
  *         train_one_step();
  *         switch (atoll_step(site, tokens, loss)) {
@@ -27,8 +27,9 @@
  * atoll_copy_in or atoll_add.
  *
  * atoll_step costs two microseconds at most, waits for nothing, and does not fail because of the
- * network. Where the node is away (ATOLL_AWAY) the trainer goes on; it may detach and attach again,
- * and is then given the newest model. All ranks of a job call atoll_step after the same steps.
+ * network. Where the node is away (ATOLL_AWAY) the trainer goes on, and may attach again: with
+ * atoll_resume it goes on from where it is, without it is given the newest model. All ranks of a
+ * job call atoll_step after the same steps.
  * One thread at a time may use a site.
  */
 #ifndef ATOLL_H
@@ -42,6 +43,7 @@ extern "C" {
 #endif
 
 #define ATOLL_DIMENSIONS 8
+#define ATOLL_STATE_SIZE 4096
 
 typedef struct atoll_site atoll_site;
 
@@ -78,14 +80,26 @@ struct atoll_piece {
  * with atoll_detach in any case. */
 int atoll_attach(const struct atoll_options *options, atoll_site **site);
 int atoll_declare(atoll_site *site, const struct atoll_piece *pieces, size_t count);
-/* Waits until all ranks are there. ATOLL_LOAD, for each fragment: the model's start, to be followed
- * by atoll_applied and another atoll_ready. ATOLL_OK: train. */
+/* Between declare and ready, on every rank: the parameters are those that a state of atoll_state is
+ * of. Then what the run did meanwhile is added to them, and what they have that the run has not is
+ * kept; except where the node has not kept that state. `before`: the site that this process was
+ * attached to until its node was away, not detached yet; NULL. */
+int atoll_resume(atoll_site *site, const void *state, size_t size, const atoll_site *before);
+/* Waits until all ranks are there. ATOLL_LOAD or ATOLL_ADD, for each fragment: the model's start,
+ * to be followed by atoll_applied and another atoll_ready. ATOLL_OK: train. */
 int atoll_ready(atoll_site *site);
 /* After each optimizer step. `tokens` of the whole job, `loss` NaN where it is not known; those of
  * rank 0 count. */
 int atoll_step(atoll_site *site, uint64_t tokens, double loss);
 int atoll_published(atoll_site *site);
 int atoll_applied(atoll_site *site);
+
+/* Where the parameters stand, between two steps, for a checkpoint of the job: writes *size bytes,
+ * at most ATOLL_STATE_SIZE, the same on all ranks. To be called by all ranks after the same step,
+ * rank 0 among them: the node then keeps what belongs to it, of the last two such states, and rank
+ * 0 waits for that. AWAY, TIMED_OUT: it was written and is good for this process alone, since the
+ * node did not keep it. */
+int atoll_state(atoll_site *site, void *state, size_t *size);
 
 /* --- pieces without data, between an order and its published or applied --- */
 /* 1: the order concerns this piece on this rank. */
@@ -101,6 +115,15 @@ double atoll_schedule_factor(const atoll_site *site); /* of the peak learning ra
 uint64_t atoll_inner_steps(const atoll_site *site);   /* H: steps in a round */
 uint64_t atoll_run_version(const atoll_site *site);   /* of the run, as of the last correction */
 uint64_t atoll_steps(const atoll_site *site);         /* since it attached */
+uint64_t atoll_job_steps(const atoll_site *site);     /* also before: as its state says */
+/* Steps of the job that the run has not and will not have: what was trained since the last
+ * publication, when something other than the state was loaded. Of the life before; now, at the end:
+ * what a detach would lose. */
+uint64_t atoll_lost(const atoll_site *site);
+uint64_t atoll_unpublished(const atoll_site *site);
+/* After a resume: the next so many steps were published by a life before. They do not count, and
+ * after them the model is loaded, so that nothing is in it twice. */
+uint64_t atoll_ahead(const atoll_site *site);
 uint64_t atoll_parameters(const atoll_site *site);
 const char *atoll_message(const atoll_site *site); /* never NULL; valid until the next call */
 void atoll_detach(atoll_site *site);               /* NULL is a no-op */

@@ -26,7 +26,7 @@
 #include <stdint.h>
 
 enum {
-    WIRE_BORDER_VERSION = 1,
+    WIRE_BORDER_VERSION = 2,
     WIRE_TOKEN_SIZE = 64, /* hexadecimal digits */
     WIRE_TENSOR_NAME_SIZE = 192,
     WIRE_DIMENSIONS = 8,
@@ -34,7 +34,8 @@ enum {
     WIRE_PIECES_LIMIT = 65536, /* of a rank */
     WIRE_PIECES_PER_MESSAGE = 64,
     WIRE_PACKET_LIMIT = 128 * 1024,
-    WIRE_TEXT_SIZE = 512
+    WIRE_TEXT_SIZE = 512,
+    WIRE_FRAGMENTS_LIMIT = 64
 };
 #define WIRE_MAGIC UINT64_C(0x316c6c6f74610a0d) /* 8 bytes at the front of the memory */
 
@@ -42,10 +43,11 @@ enum wire_message_type {
     /* from a rank */
     WIRE_ATTACH = 0x41544c01,
     WIRE_DECLARE,
+    WIRE_STATE, /* with the descriptor of the stand that it is about, where there is one */
     WIRE_READY,
     WIRE_BYE,
     /* from the node */
-    WIRE_WELCOME, /* with the memory's descriptor */
+    WIRE_WELCOME, /* with the memory's descriptor, and that of the node's stand */
     WIRE_REFUSED, /* the last message of a connection */
     WIRE_GO       /* all ranks are there and everything is covered */
 };
@@ -74,6 +76,21 @@ struct wire_declare { /* then [count] pieces; several messages add up */
     uint32_t type, count;
 };
 
+/* Where the parameters of a job are, as it keeps it with its checkpoint: in which session, and for
+ * each fragment the last order that was carried out on it there (0: none since the loads), and its
+ * last publication (or load), in steps and tokens of the job. */
+struct wire_state_fragment {
+    uint64_t order, steps, tokens;
+};
+struct wire_state {
+    uint32_t type, fragments;
+    uint64_t session, job; /* numbers that no other one has */
+    uint64_t steps, tokens;
+    uint64_t clock; /* the same step, as the node counts them */
+    uint8_t site[32];
+    struct wire_state_fragment fragment[WIRE_FRAGMENTS_LIMIT];
+};
+
 struct wire_word { /* READY, BYE */
     uint32_t type, unused;
 };
@@ -85,6 +102,11 @@ struct wire_refused {
 
 struct wire_go { /* then a byte per piece of this rank: 1 where this rank copies it out */
     uint32_t type, count;
+    uint64_t steps, tokens; /* of the job until here, where its state was taken up */
+    uint64_t clock, job;
+    uint64_t lost;  /* steps of before, that are in no publication and never will be */
+    uint64_t ahead; /* steps after this one that were published by a life before */
+    uint64_t kept;  /* a bit per fragment that goes on from the state */
 };
 
 /* TRAIN ends the loads that a session begins with. */
@@ -102,7 +124,8 @@ struct wire_rank {                  /* a cache line pair of its own */
     _Atomic uint64_t loss;          /* of the last step: a double's bits */
     _Atomic uint64_t seen;          /* the last order that was seen before its step */
     _Atomic uint64_t done;          /* the last order that was carried out */
-    uint64_t unused[11];
+    _Atomic uint64_t state;         /* how many states it has asked to be kept */
+    uint64_t unused[10];
 };
 
 struct wire_tensor {
@@ -125,6 +148,9 @@ struct wire_shared {
     _Atomic uint64_t inner_steps; /* H, as the run has it now */
     _Atomic uint64_t factor;      /* of the learning rate's schedule: a double's bits */
     _Atomic uint64_t beat;        /* grows while the node lives */
+    uint64_t session;             /* a number that no other session has */
+    uint8_t site[32];             /* which run and site this is */
+    _Atomic uint64_t state;       /* of rank 0's states: those that were kept */
 };
 
 #endif

@@ -252,6 +252,7 @@ static enum status start_training(struct daemon *daemon, struct error *error) {
     const struct manifest *manifest = &daemon->site->manifest;
     struct training_options options = {.trainer = daemon->trainer,
                                        .border = daemon->border,
+                                       .stand = daemon->stand,
                                        .schedule = run_model_schedule(manifest),
                                        .inner_steps = manifest->inner.inner_steps,
                                        .max_step_tokens = manifest->admission.max_step_tokens,
@@ -417,6 +418,7 @@ static void close_all(struct daemon *daemon) {
     free(daemon->tensors);
     free(daemon->scratch);
     replica_deinit(&daemon->replica);
+    stand_destroy(daemon->stand);
     cuda_backend_close(&daemon->cuda);
     trainer_destroy(daemon->trainer);
     data_close(daemon->data);

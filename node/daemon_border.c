@@ -13,22 +13,58 @@ static void fragment_place(void *context, uint32_t fragment, uint64_t *start, ui
     fragment_range(daemon->layout.count, daemon->site->manifest.fragments, fragment, start, count);
 }
 
-/* On the trainer's thread, between two moves of the base: theta_s where a message is in flight, so
- * that what is merged next is not trained on twice, else the base. */
-static uint64_t load_fragment(void *context, uint32_t fragment, float *out) {
+/* On the trainer's thread, and the next one, between two moves of the base. */
+static void resume_job(void *context, const struct wire_state *state, int passed,
+                       struct border_resumed *out) {
     const struct daemon *daemon = context;
-    const struct replica *replica = &daemon->replica;
-    uint64_t start, count;
-    fragment_range(replica->parameters, replica->fragments, fragment, &start, &count);
-    bool in_flight = training_mark_of(daemon->training, fragment)->in_flight != 0;
-    const float *from = in_flight ? replica->snapshot : replica->base;
-    memcpy(out, from + start, count * sizeof(float));
-    return replica->base_version[fragment];
+    struct training_figures figures;
+    struct stand_plan plan;
+    training_figures(daemon->training, &figures);
+    stand_resume(daemon->stand, state, passed, training_mark_of(daemon->training, 0),
+                 figures.trainer_steps, &plan);
+    *out = (struct border_resumed){.steps = plan.steps,
+                                   .tokens = plan.tokens,
+                                   .clock = plan.clock,
+                                   .job = plan.job,
+                                   .lost = plan.lost,
+                                   .ahead = plan.ahead,
+                                   .kept = plan.kept};
+}
+
+/* theta_s where a message is in flight, so that what is merged next is not trained on twice, else
+ * the base; or what leads there. */
+static uint64_t load_fragment(void *context, uint32_t fragment, float *out, bool *add) {
+    const struct daemon *daemon = context;
+    *add = stand_load(daemon->stand, fragment, training_mark_of(daemon->training, fragment), out);
+    return daemon->replica.base_version[fragment];
 }
 
 static void complain(void *context, const char *message) {
     (void)context;
     log_warn("trainer_ended", "message=\"%s\"", message);
+}
+
+/* Where a job's state is of. */
+static void site_identity(const struct site *site, uint8_t out[STAND_SITE_SIZE]) {
+    _Static_assert(RUN_ID_SIZE + sizeof site->number <= STAND_SITE_SIZE, "both have room");
+    memset(out, 0, STAND_SITE_SIZE);
+    memcpy(out, site->run_id, RUN_ID_SIZE);
+    memcpy(out + RUN_ID_SIZE, &site->number, sizeof site->number);
+}
+
+static enum status open_stand(struct daemon *daemon, struct error *error) {
+    uint8_t identity[STAND_SITE_SIZE];
+    char *first = site_path(daemon->site, "attach.state.0");
+    char *second = site_path(daemon->site, "attach.state.1");
+    char *job = site_path(daemon->site, "attach.job");
+    site_identity(daemon->site, identity);
+    enum status status =
+        stand_create(&daemon->replica, identity, (const char *const[2]){first, second}, job,
+                     &daemon->stand, error);
+    free(first);
+    free(second);
+    free(job);
+    return status;
 }
 
 enum status daemon_border_open(struct daemon *daemon, struct error *error) {
@@ -47,6 +83,7 @@ enum status daemon_border_open(struct daemon *daemon, struct error *error) {
         to->dimensions = from->dimensions;
         for (uint32_t d = 0; d < from->dimensions; d++) to->shape[d] = from->shape[d];
     }
+    TRY(open_stand(daemon, error));
     char *socket = settings->attach_socket ? xstrdup(settings->attach_socket)
                                            : site_path(daemon->site, "attach.sock");
     char *token = site_path(daemon->site, "attach.token");
@@ -59,8 +96,11 @@ enum status daemon_border_open(struct daemon *daemon, struct error *error) {
                                      .timeout_ms = settings->attach_timeout_ms,
                                      .context = daemon,
                                      .range = fragment_place,
+                                     .stand = stand_descriptor(daemon->stand),
+                                     .resume = resume_job,
                                      .load = load_fragment,
                                      .complain = complain};
+    site_identity(daemon->site, options.site);
     enum status status = border_open(&options, &daemon->border, error);
     if (status == OK) log_info("attach_at", "socket=\"%s\"", socket);
     free(socket);

@@ -15,6 +15,7 @@
 #include "node/downlink.h"
 #include "node/report.h"
 #include "node/restore.h"
+#include "node/stand.h"
 #include "node/training.h"
 #include "node/uplink.h"
 #include "node/worker.h"
@@ -38,6 +39,7 @@ struct daemon {
     struct data *data; /* NULL, as the trainer: one attaches */
     struct trainer *trainer;
     struct border *border; /* where it does; NULL: none may */
+    struct stand *stand;   /* likewise: where its jobs stand */
     struct coverage_tensor *tensors;
     float *scratch; /* [parameters], for the restore: theta_local is nowhere yet */
     struct replica replica;

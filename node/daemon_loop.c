@@ -232,6 +232,8 @@ static void publish(struct daemon *daemon) {
         view.own_tokens = own ? own->tokens : 0;
     }
     report_set_view(daemon->report, &view);
+    if (view.has_run && daemon->training && view.inner_steps > 0)
+        training_set_inner_steps(daemon->training, view.inner_steps);
     if (!view.has_run || view.ledger_size == daemon->told_ledger_size || !daemon->training) return;
     daemon->told_ledger_size = view.ledger_size;
     struct schedule schedule = run_model_schedule(run_state_manifest(run));

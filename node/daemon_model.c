@@ -106,11 +106,9 @@ enum status daemon_open_model(struct daemon *daemon, struct error *error) {
         return error_set(error, INVALID,
                          "overlap is off, and a trainer that attaches does not wait for merges: "
                          "leave one of them out");
-    if (daemon->settings->attach)
-        TRY(daemon_border_open(daemon, error));
-    else
-        TRY(open_trainer(daemon, error));
+    if (!daemon->settings->attach) TRY(open_trainer(daemon, error));
     TRY(replica_init(&daemon->replica, manifest, daemon->layout.count, error));
+    if (daemon->settings->attach) TRY(daemon_border_open(daemon, error));
     return open_device(daemon, error);
 }
 /* ---- the first entry ------------------------------------------------------------------------- */

@@ -48,9 +48,11 @@ static void leave_device(struct replica *replica) {
 void replica_deinit(struct replica *replica) {
     leave_device(replica);
     model_state_deinit(&replica->global);
-    free(replica->base);
-    free(replica->snapshot);
-    free(replica->next);
+    if (!replica->lent) {
+        free(replica->base);
+        free(replica->snapshot);
+        free(replica->next);
+    }
     free(replica->feedback);
     for (uint32_t fragment = 0; fragment < replica->fragments; fragment++)
         codec_encoder_destroy(replica->encoders[fragment]);

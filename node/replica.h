@@ -47,6 +47,7 @@ struct replica {
     float *snapshot;                    /* [parameters] */
     float *next;                        /* [parameters]: the base a rebase goes to */
     float *feedback;                    /* [parameters]; NULL in dense mode */
+    bool lent;                          /* base, snapshot and next are somebody else's */
     uint64_t base_version[FRAGMENTS_LIMIT];
     uint64_t next_version[FRAGMENTS_LIMIT];
     /* [fragments]: the last fragment may be longer */

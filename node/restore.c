@@ -267,6 +267,8 @@ static enum status restore_fragment(struct restoring *r, uint32_t fragment, stru
     struct replica *replica = r->input->replica;
     const struct journal_round *round = journal_round(r->input->journal, fragment);
     out->fragment[fragment].progress = progress_of(r, fragment);
+    out->fragment[fragment].at = round ? round->trainer_steps : 0;
+    out->fragment[fragment].kept = round && round->refused && !replica->feedback;
     if (round && round->feedback.size > 0 && replica->feedback)
         TRY(read_vector(r, &round->feedback, piece, replica->feedback, "error feedback", error));
     if (!round || !round->in_flight) {

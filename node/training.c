@@ -383,6 +383,12 @@ void training_set_schedule(struct training *training, const struct schedule *sch
     pthread_mutex_unlock(&training->lock);
 }
 
+void training_set_inner_steps(struct training *training, uint32_t inner_steps) {
+    pthread_mutex_lock(&training->lock);
+    training->options.inner_steps = inner_steps;
+    pthread_mutex_unlock(&training->lock);
+}
+
 void training_over(struct training *training) {
     pthread_mutex_lock(&training->lock);
     training->over = true;

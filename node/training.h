@@ -28,6 +28,7 @@
 #include "proto/messages.h"
 
 struct border;
+struct stand;
 struct trainer;
 struct training;
 
@@ -52,9 +53,10 @@ struct training_handler { /* called on the trainer's thread */
 };
 
 struct training_options {
-    struct trainer *trainer;  /* borrowed until training_destroy; theta_local is in it. NULL: a
+    struct trainer *trainer; /* borrowed until training_destroy; theta_local is in it. NULL: a
                                 trainer attaches to `border`, and theta_local is there */
-    struct border *border;    /* borrowed likewise */
+    struct border *border;   /* borrowed likewise, and where its jobs stand */
+    struct stand *stand;
     struct schedule schedule; /* and what it is told: of the learning rate, and H */
     uint32_t inner_steps;
     uint64_t max_step_tokens; /* that the run takes of it */
@@ -94,6 +96,8 @@ void training_tell_run(struct training *training, uint64_t tokens, uint64_t own_
 /* The learning rate's schedule from the next step on: a rule of the run may have changed it. */
 void training_set_schedule(struct training *training, const struct schedule *schedule);
 
+/* H as it is now: a trainer that attached is told. */
+void training_set_inner_steps(struct training *training, uint32_t inner_steps);
 /* The run is over: a trainer that attached is told so. */
 void training_over(struct training *training);
 

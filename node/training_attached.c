@@ -9,7 +9,8 @@
  *
  * A trainer that ends or dies takes with it what it trained since its last publication. What it had
  * been asked for is then given up (a snapshot) or done without it (a move of the base), and the
- * next one that attaches loads theta_s where a message is in flight, else the base.
+ * next one that attaches loads theta_s where a message is in flight, else the base; or goes on, if
+ * it says where it stands and that is known here (node/stand.h).
  */
 #include <float.h>
 #include <math.h>
@@ -21,9 +22,16 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "kernels/elementwise.h"
+#include "node/stand.h"
 #include "node/training_internal.h"
 
-enum { LEAST_WAIT_MS = 1, MOST_WAIT_MS = 20, IDLE_WAIT_MS = 100, STANDSTILL_NS = 2000000000 };
+enum {
+    LEAST_WAIT_MS = 1,
+    MOST_WAIT_MS = 20,
+    LOAD_LEAD = 2,
+    IDLE_WAIT_MS = 100,
+    STANDSTILL_NS = 2000000000
+};
 
 struct attached { /* the thread's own */
     struct training *training;
@@ -31,6 +39,9 @@ struct attached { /* the thread's own */
     uint64_t session; /* that trains; 0: none */
     uint64_t counted; /* steps of it */
     uint64_t tokens;  /* and their tokens */
+    uint64_t clock;   /* figures.trainer_steps at its first step */
+    uint64_t ahead;   /* its steps up to there do not count, and then ... */
+    uint64_t reload;  /* ... these fragments are loaded, a bit each; none counts before they are */
     uint64_t step_ns; /* when a step was last counted */
     double step_s;    /* how long one takes, lately */
     bool busy;        /* `request` has been ordered */
@@ -53,7 +64,7 @@ static void note_steps(struct attached *attached, uint64_t steps, uint64_t token
     training_book(training, true, LOST_OTHER);
     figures->steps += steps;
     figures->tokens += tokens;
-    figures->trainer_steps += steps;
+    figures->trainer_steps = attached->clock + attached->counted;
     figures->trainer_tokens += tokens;
     if (isfinite(loss))
         figures->loss = isnan(figures->loss) ? loss : 0.95 * figures->loss + 0.05 * loss;
@@ -88,14 +99,28 @@ static bool count_steps(struct attached *attached, const struct border_progress 
     }
     double loss = loss_of(progress);
     uint64_t tokens = left / open * steps;
+    attached->counted = to;
+    attached->tokens += tokens;
+    if (attached->reload != 0) return true;
     for (uint64_t step = 0; step < steps; step++)
         for (uint32_t i = 0; i < options->replica->fragments; i++)
             round_progress_step(&options->fragment[i].progress, left / open, loss,
                                 options->replica->base_version[i]);
-    attached->counted = to;
-    attached->tokens += tokens;
     note_steps(attached, steps, tokens, loss);
     return true;
+}
+
+/* What a job had trained before it came back, and what is in no message yet. */
+static void count_unsent(struct attached *attached, uint64_t steps, uint64_t tokens) {
+    struct training_options *options = &attached->training->options;
+    tokens = MIN(tokens, steps * options->max_step_tokens);
+    if (steps == 0) return;
+    for (uint64_t step = 0; step < steps; step++)
+        for (uint32_t i = 0; i < options->replica->fragments; i++)
+            round_progress_step(&options->fragment[i].progress,
+                                step == 0 ? tokens - tokens / steps * (steps - 1) : tokens / steps,
+                                (double)NAN, options->replica->base_version[i]);
+    note_steps(attached, steps, tokens, (double)NAN);
 }
 
 /* ---- what was asked for ---------------------------------------------------------------------- */
@@ -109,13 +134,15 @@ static uint64_t fragment_start(const struct replica *replica, uint32_t fragment,
 static void move_base(struct attached *attached) {
     struct training_options *options = &attached->training->options;
     const struct training_request *request = &attached->request;
+    stand_changes(options->stand, request->fragment);
     training_mark_rebase(&options->fragment[request->fragment], options->replica, request->fragment,
                          request->sequence, request->why, NULL);
+    stand_is(options->stand, request->fragment, &options->fragment[request->fragment]);
     handler_of(attached)->rebased(handler_of(attached)->context, request->fragment,
                                   request->sequence, request->why);
 }
 
-static void give_order(struct attached *attached) {
+static void order(struct attached *attached) {
     const struct training_options *options = &attached->training->options;
     const struct training_request *request = &attached->request;
     struct replica *replica = options->replica;
@@ -125,10 +152,29 @@ static void give_order(struct attached *attached) {
         return;
     }
     uint64_t count, start = fragment_start(replica, request->fragment, &count);
+    if (request->kind == REQUEST_LOAD) {
+        bool in_flight = options->fragment[request->fragment].in_flight != 0;
+        memcpy(border_correction(attached->border),
+               (in_flight ? replica->snapshot : replica->base) + start, count * sizeof(float));
+        border_load(attached->border, request->fragment, replica->base_version[request->fragment]);
+        return;
+    }
     const float *from = training_move_from(replica, request->why);
     elementwise_subtract(border_correction(attached->border), replica->next + start, from + start,
                          (size_t)count);
     border_add(attached->border, request->fragment, replica->next_version[request->fragment]);
+}
+
+static void tell_stand(struct attached *attached) {
+    const struct training_request *request = &attached->request;
+    bool moves = request->kind == REQUEST_REBASE;
+    stand_order(attached->training->options.stand, border_order(attached->border),
+                request->fragment, moves ? request->why : 0);
+}
+
+static void give_order(struct attached *attached) {
+    order(attached);
+    tell_stand(attached);
 }
 
 /* A value that is not finite would end the round, and three of them the site. */
@@ -137,6 +183,7 @@ static bool copy_published(struct attached *attached) {
     uint32_t fragment = attached->request.fragment;
     uint64_t count, at = 0, start = fragment_start(replica, fragment, &count);
     float *values = replica->snapshot + start; /* ranks can still write where they published */
+    stand_changes(attached->training->options.stand, fragment);
     memcpy(values, border_published(attached->border), count * sizeof(float));
     if (elementwise_is_finite(values, (size_t)count)) return true;
     while (isfinite(values[at])) at++;
@@ -156,23 +203,37 @@ static void take_published(struct attached *attached) {
     struct training_mark *mark = &options->fragment[request->fragment];
     struct buffer no_optimizer = {0};
     training_mark_sent(mark, replica->fragments, request->sequence);
+    mark->at = training->figures.trainer_steps;
+    stand_is(options->stand, request->fragment, mark);
     handler_of(attached)->snapshotted(handler_of(attached)->context, request->fragment,
                                       request->sequence, training->figures.steps,
                                       training->figures.tokens, mark->progress.began_in_flight,
                                       training->figures.trainer_steps, &no_optimizer);
 }
 
+static void loaded(struct attached *attached) {
+    struct training_options *options = &attached->training->options;
+    uint32_t fragment = attached->request.fragment;
+    attached->reload &= ~(UINT64_C(1) << fragment);
+    stand_is(options->stand, fragment, &options->fragment[fragment]);
+    stand_loaded(options->stand, fragment);
+    if (attached->reload == 0)
+        log_info("trainer_caught_up", "steps=%llu beyond=%llu",
+                 (unsigned long long)attached->counted,
+                 (unsigned long long)(attached->counted - MIN(attached->counted, attached->ahead)));
+}
+
 /* The order was carried out by all ranks, after the step up to which steps are counted. False: what
  * was published is of no use. */
 static bool finish_order(struct attached *attached) {
-    bool fine = attached->request.kind == REQUEST_REBASE || copy_published(attached);
+    enum training_request_kind kind = attached->request.kind;
+    bool fine = kind != REQUEST_SNAPSHOT || copy_published(attached);
     if (!fine) return false;
     border_forget(attached->border);
     attached->busy = false;
-    if (attached->request.kind == REQUEST_REBASE)
-        move_base(attached);
-    else
-        take_published(attached);
+    if (kind == REQUEST_REBASE) move_base(attached);
+    if (kind == REQUEST_SNAPSHOT) take_published(attached);
+    if (kind == REQUEST_LOAD) loaded(attached);
     return true;
 }
 
@@ -182,9 +243,8 @@ static bool finish_order(struct attached *attached) {
 static void do_without(struct attached *attached) {
     const struct training_request *request = &attached->request;
     attached->busy = false;
-    if (request->kind == REQUEST_REBASE)
-        move_base(attached);
-    else
+    if (request->kind == REQUEST_REBASE) move_base(attached);
+    if (request->kind == REQUEST_SNAPSHOT)
         handler_of(attached)->snapshot_lost(handler_of(attached)->context, request->fragment,
                                             request->sequence);
 }
@@ -204,21 +264,52 @@ static void lose_session(struct attached *attached) {
     }
     lost += progress.steps > attached->counted ? progress.steps - attached->counted : 0;
     attached->session = 0;
+    stand_session(options->stand, 0, 0); /* from here on the base moves without it */
+    stand_lose(options->stand, lost);
     log_info("trainer_left", "steps=%llu steps_lost=%llu", (unsigned long long)progress.steps,
              (unsigned long long)lost);
     handler_of(attached)->trainer_lost(handler_of(attached)->context);
+}
+
+static void begin_session(struct attached *attached, uint64_t session) {
+    struct training_options *options = &attached->training->options;
+    const struct stand_plan *plan = stand_plan(options->stand);
+    struct border_progress progress;
+    border_progress(attached->border, &progress);
+    attached->session = session;
+    attached->counted = attached->tokens = 0;
+    attached->clock = plan->clock;
+    attached->ahead = plan->ahead;
+    attached->reload = plan->reload;
+    attached->step_ns = clock_monotonic_ns();
+    stand_session(options->stand, 0, 0);
+    for (uint32_t i = 0; i < options->replica->fragments; i++)
+        stand_is(options->stand, i, &options->fragment[i]);
+    stand_session(options->stand, border_session_id(attached->border), plan->reload);
+    log_info("trainer_attached", "ranks=%u steps=%llu kept=%llu lost=%llu ahead=%llu",
+             progress.ranks, (unsigned long long)plan->steps,
+             (unsigned long long)plan->unsent_steps, (unsigned long long)plan->lost,
+             (unsigned long long)plan->ahead);
+    count_unsent(attached, plan->unsent_steps, plan->unsent_tokens);
 }
 
 static void watch_session(struct attached *attached) {
     uint64_t session = border_session(attached->border);
     if (attached->session != 0 && session != attached->session) lose_session(attached);
     if (session == 0 || attached->session == session) return;
-    struct border_progress progress;
-    border_progress(attached->border, &progress);
-    attached->session = session;
-    attached->counted = attached->tokens = 0;
-    attached->step_ns = clock_monotonic_ns();
-    log_info("trainer_attached", "ranks=%u", progress.ranks);
+    begin_session(attached, session);
+}
+
+/* A checkpoint of the job's: what its parameters stand on goes to a file. */
+static void keep_state(struct attached *attached) {
+    struct error error = {0};
+    if (attached->session == 0 || !border_asks_to_keep(attached->border)) return;
+    if (stand_keep(attached->training->options.stand, &error) != OK)
+        log_warn("state_not_kept",
+                 "message=\"%s\" do=\"make room: a job that goes on from this "
+                 "checkpoint will load the newest model\"",
+                 error.message);
+    border_kept(attached->border);
 }
 
 /* ---- the loop -------------------------------------------------------------------------------- */
@@ -227,6 +318,7 @@ static void count_and_finish(struct attached *attached) {
     struct border_progress progress;
     uint64_t at = 0;
     bool done = attached->busy && border_is_done(attached->border, &at);
+    if (attached->busy) tell_stand(attached); /* it may have been given again */
     border_progress(attached->border, &progress);
     /* what is beyond an order's step comes after the order */
     uint64_t to = attached->busy ? MIN(progress.steps, at) : progress.steps;
@@ -238,6 +330,13 @@ static void next_request(struct attached *attached) {
     struct training *training = attached->training;
     bool gathers = attached->session == 0 && border_has_ranks(attached->border);
     if (attached->busy || gathers) return; /* who loads the model stands on the base as it is */
+    if (attached->session != 0 && attached->reload != 0 &&
+        attached->counted + LOAD_LEAD >= attached->ahead) {
+        attached->request = (struct training_request){
+            .kind = REQUEST_LOAD, .fragment = (uint32_t)__builtin_ctzll(attached->reload)};
+        give_order(attached);
+        return;
+    }
     pthread_mutex_lock(&training->lock);
     bool taken = training_take_request(training, &attached->request);
     pthread_mutex_unlock(&training->lock);
@@ -285,8 +384,8 @@ void training_attached_body(void *context) {
         watch_session(&attached);
         if (attached.session != 0) count_and_finish(&attached);
         watch_session(&attached); /* it may have been refused just now */
+        keep_state(&attached);
         next_request(&attached);
     }
-    if (attached.busy) do_without(&attached);
     if (training->capture_last) training_capture_at_end(training);
 }

@@ -10,7 +10,11 @@
 
 enum { REQUESTS_LIMIT = 4 * FRAGMENTS_LIMIT, BAD_STEPS_LIMIT = 10, RATE_WINDOW_MS = 10000 };
 
-enum training_request_kind { REQUEST_SNAPSHOT, REQUEST_REBASE };
+enum training_request_kind {
+    REQUEST_SNAPSHOT,
+    REQUEST_REBASE,
+    REQUEST_LOAD /* of an attached one */
+};
 struct training_request {
     enum training_request_kind kind;
     uint32_t fragment;

@@ -36,6 +36,7 @@ void training_mark_rebase(struct training_mark *mark, struct replica *replica, u
                    why == MOVE_MERGED ? REBASE_SENT : replica_refused(replica));
     mark->in_flight = 0;
     mark->over = sequence;
+    mark->kept = why == MOVE_REFUSED && replica_refused(replica) == REBASE_KEEP;
     mark->baseless = false;
     round_progress_over(&mark->progress, why == MOVE_REFUSED);
 }

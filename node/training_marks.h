@@ -26,6 +26,8 @@ struct training_mark {  /* of a fragment */
     /* A start did not bring back the base of the message in flight: what stands there in its place
      * follows nothing, not after another start, either. */
     bool baseless;
+    bool kept;   /* the last one was refused, and what it had is in theta_local still */
+    uint64_t at; /* the trainer's steps at the last snapshot that came to a record */
     struct round_progress progress;
 };
 

@@ -44,8 +44,9 @@ static void place(void *context, uint32_t fragment, uint64_t *start, uint64_t *c
     *count = fragment == 0 ? 13 : PARAMETERS - 13;
 }
 
-static uint64_t load(void *context, uint32_t fragment, float *out) {
+static uint64_t load(void *context, uint32_t fragment, float *out, bool *add) {
     struct node *node = context;
+    *add = false;
     uint64_t start, count;
     place(NULL, fragment, &start, &count);
     memcpy(out, node->model + start, count * sizeof(float));
@@ -67,6 +68,7 @@ static struct border_options options_of(struct node *node, const char *socket, c
                                    .timeout_ms = 1000,
                                    .context = node,
                                    .range = place,
+                                   .stand = -1,
                                    .load = load,
                                    .complain = complain};
 }

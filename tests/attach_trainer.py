@@ -1,21 +1,26 @@
 #!/usr/bin/env python3
-"""A training job without a model or a library: it moves a few parameters of the tests' manifest in
-each step, over libatoll alone. It writes a line per step to FILE, so that tests can count what was
-trained.
+"""A training job without torch, through the package python/atoll: step n adds 1 to parameter n of
+the tests' manifest, so that the run's model shows which steps are in it, and how often. It writes a
+line with n per step to FILE.
 
-    attach_trainer.py FILE [--ranks N --rank R] [--generation G] [--pause SECONDS] [--nan STEP]
+    attach_trainer.py FILE [--checkpoint FILE --every N] [--pause SECONDS] [--nan STEP]
+
+With RANK and WORLD_SIZE it is one of several replicas, in lockstep over a socket beside FILE. A job
+that finds its checkpoint goes on from there; one that does not has steps of its own.
 """
 import argparse
 import ctypes
+import json
+import logging
 import math
 import os
-import random
+import socket
 import sys
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
                                 "python"))
-from atoll import _library  # noqa: E402
+import atoll  # noqa: E402
 
 HIDDEN, LAYERS, HEADS, KV_HEADS, FFN = 32, 2, 2, 1, 64  # of tests/federation_harness.py
 
@@ -35,82 +40,160 @@ def tensors():
     yield "model.norm.weight", (HIDDEN,)
 
 
+class Parameter:
+    """What the package uses of a torch.nn.Parameter."""
+    requires_grad, dtype = True, "torch.float32"
+
+    def __init__(self, shape):
+        self.shape, self.values = shape, (ctypes.c_float * math.prod(shape))()
+
+    def dim(self):
+        return len(self.shape)
+
+    def detach(self):
+        return self
+
+    def contiguous(self):
+        return self
+
+    def to(self, _):
+        return self
+
+    def data_ptr(self):
+        return ctypes.addressof(self.values)
+
+
+class Model:
+    def __init__(self):
+        self.parameters = {name: Parameter(shape) for name, shape in tensors()}
+        self.places = [(p.values, i) for p in self.parameters.values()
+                       for i in range(len(p.values))]
+
+    def named_parameters(self):
+        return self.parameters.items()
+
+
+class Lockstep:
+    """A byte from each rank to rank 0 and back. Who dies ends all."""
+
+    def __init__(self, path, rank, world):
+        self.others = []
+        if world == 1:
+            return
+        if rank == 0:
+            if os.path.exists(path):
+                os.unlink(path)
+            listener = socket.socket(socket.AF_UNIX)
+            listener.bind(path)
+            listener.listen(world)
+            self.others = [listener.accept()[0] for _ in range(world - 1)]
+        else:
+            self.others = [socket.socket(socket.AF_UNIX)]
+            while self.others[0].connect_ex(path) != 0:
+                time.sleep(0.01)
+        self.rank = rank
+
+    def say(self, number):
+        """Rank 0's number, once all are here."""
+        for other in self.others if self.others and self.rank == 0 else ():
+            self.receive(other)
+        for other in self.others:
+            other.sendall(number.to_bytes(8, "little"))
+        for other in self.others if self.others and self.rank != 0 else ():
+            number = self.receive(other)
+        return number
+
+    @staticmethod
+    def receive(other):
+        data = b""
+        while len(data) < 8:
+            part = other.recv(8 - len(data))
+            if not part:
+                sys.exit("a rank is gone")
+            data += part
+        return int.from_bytes(data, "little")
+
+
 class Job:
     def __init__(self, options):
-        self.library, self.options, self.over = _library.load(), options, False
-        self.log = os.open(options.file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        self.random = random.Random(os.getpid())
-        shapes = list(tensors())
-        self.pieces = (_library.Piece * len(shapes))()
-        self.values = []
-        for piece, (name, shape) in zip(self.pieces, shapes):
-            values = (ctypes.c_float * math.prod(shape))()
-            self.values.append(values)
-            piece.name, piece.dimensions = name.encode(), len(shape)
-            piece.data = ctypes.addressof(values)
-            for at, size in enumerate(shape):
-                piece.shape[at] = piece.extent[at] = size
+        self.options, self.model = options, Model()
+        self.rank = int(os.environ.get("RANK", "0"))
+        self.lockstep = Lockstep(options.file + ".socket", self.rank,
+                                 int(os.environ.get("WORLD_SIZE", "1")))
+        self.log = os.open(options.file, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        self.state, self.number = None, 0
+        self.restore()
+        self.number = self.lockstep.say(self.number)
 
-    def attach(self):
-        """None: not now, or never where the run is over."""
-        o, site = self.options, ctypes.c_void_p()
-        given = _library.Options(directory=os.environ["ATOLL_DIR"].encode(), rank=o.rank,
-                                 world=o.ranks, generation=o.generation, timeout_ms=60000)
-        result = self.library.atoll_attach(ctypes.byref(given), ctypes.byref(site))
-        if result == _library.OK:
-            result = self.library.atoll_declare(site, self.pieces, len(self.pieces))
-        while result == _library.OK:
-            result = self.library.atoll_ready(site)
-            if result != _library.LOAD:
-                break
-            result = self.library.atoll_applied(site)
-        if result != _library.OK:
-            print(self.library.atoll_message(site).decode(), flush=True)
-            self.over = bool(self.library.atoll_stopping(site))
-            self.library.atoll_detach(site)
-            return None
-        return site
+    def restore(self):
+        """Where its step begins: after the checkpoint, else after all that were ever trained."""
+        if self.options.checkpoint and os.path.exists(self.options.checkpoint):
+            with open(self.options.checkpoint) as file:
+                saved = json.load(file)
+            self.state, self.number = saved["state"], saved["number"]
+            for name, parameter in self.model.named_parameters():
+                ctypes.memmove(parameter.values, bytes.fromhex(saved["values"][name]),
+                               len(parameter.values) * 4)
+            return
+        trained = os.pread(self.log, os.fstat(self.log).st_size, 0).split()
+        self.number = max(map(int, trained), default=-1) + 1
 
-    def train(self, step):
-        for _ in range(64):
-            values = self.random.choice(self.values)
-            values[self.random.randrange(len(values))] += self.random.gauss(0, 0.01)
-        if step == self.options.nan:
-            self.values[0][5] = math.nan
-        os.write(self.log, b"step\n")
+    def save(self, site):
+        saved = {"state": site.state_dict(), "number": self.number,
+                 "values": {name: bytes(p.values).hex()
+                            for name, p in self.model.named_parameters()}}
+        if self.rank == 0:
+            with open(self.options.checkpoint + ".new", "w") as file:
+                json.dump(saved, file)
+            os.rename(self.options.checkpoint + ".new", self.options.checkpoint)
+            logging.info("saved at %d", self.number)
+
+    def join(self):
+        """None: the run is over."""
+        while True:
+            try:
+                site = atoll.join(self.model, None, 32, state=self.state)
+                logging.info("joined at %d lost=%d ahead=%d", self.number, site.lost, site.ahead)
+                return site
+            except atoll.AtollError as error:
+                logging.info("%s", error)
+                if "the run is over" in str(error):
+                    return None
+                if "attached already" in str(error) or "generation" in str(error):
+                    sys.exit(str(error))
+            time.sleep(0.05)
+
+    def train(self):
+        values, at = self.model.places[self.number % len(self.model.places)]
+        values[at] += 1
+        if self.number == self.options.nan:
+            values[at] = math.nan
+        if self.rank == 0:
+            os.write(self.log, b"%d\n" % self.number)
+        self.number += 1
         time.sleep(self.options.pause)
 
-    def follow(self, site):
-        """Until the run is over (True) or the node is away."""
-        for step in range(1, 1 << 40):
-            self.train(step)
-            result = self.library.atoll_step(site, 32, 2.0)
-            if result == _library.PUBLISH:
-                result = self.library.atoll_published(site)
-            elif result in (_library.ADD, _library.LOAD):
-                result = self.library.atoll_applied(site)
-            if self.library.atoll_stopping(site):
-                return True
-            if result != _library.OK:
-                print(result, self.library.atoll_message(site).decode(), flush=True)
-                return result != _library.AWAY
-
     def run(self):
-        while not self.over:
-            site = self.attach()
-            if site:
-                self.over = self.follow(site)
-                self.library.atoll_detach(site)
-            else:
-                time.sleep(0.05)
+        site = self.join()
+        while site:
+            self.train()
+            site.loss = 2.0
+            self.lockstep.say(0)
+            site.step()
+            if self.options.checkpoint and self.number % self.options.every == 0:
+                self.save(site)
+            if self.lockstep.say(int(site.stopping)):
+                break
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("file")
-    for name, value in (("ranks", 1), ("rank", 0), ("generation", 0), ("nan", 0)):
-        parser.add_argument("--" + name, type=int, default=value)
-    parser.add_argument("--pause", type=float, default=0.002)
+    parser.add_argument("--checkpoint")
+    parser.add_argument("--every", type=int, default=25)
+    parser.add_argument("--nan", type=int, default=-1)
+    parser.add_argument("--pause", type=float, default=0.005)
+    logging.basicConfig(level=logging.INFO, format="%(created).3f %(message)s")
     Job(parser.parse_args()).run()
 
 

@@ -7,6 +7,7 @@ import os
 from typing import Any, List
 
 DIMENSIONS = 8
+STATE_SIZE = 4096
 OK, PUBLISH, ADD, LOAD = 0, 1, 2, 3
 AWAY, REFUSED, INVALID, TIMED_OUT = -1, -2, -3, -4
 
@@ -58,6 +59,8 @@ def declare(library: Any) -> Any:
     signatures = {
         "attach": (ctypes.c_int, ctypes.POINTER(Options), ctypes.POINTER(ctypes.c_void_p)),
         "declare": (ctypes.c_int, site, ctypes.POINTER(Piece), size),
+        "resume": (ctypes.c_int, site, ctypes.c_void_p, size, site),
+        "state": (ctypes.c_int, site, ctypes.c_void_p, ctypes.POINTER(size)),
         "ready": (ctypes.c_int, site),
         "step": (ctypes.c_int, site, number, ctypes.c_double),
         "published": (ctypes.c_int, site),
@@ -71,6 +74,10 @@ def declare(library: Any) -> Any:
         "inner_steps": (number, site),
         "run_version": (number, site),
         "steps": (number, site),
+        "job_steps": (number, site),
+        "lost": (number, site),
+        "unpublished": (number, site),
+        "ahead": (number, site),
         "parameters": (number, site),
         "message": (ctypes.c_char_p, site),
         "detach": (None, site),

@@ -5,7 +5,7 @@ import ctypes
 import logging
 import math
 import types
-from typing import Any, Callable, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from . import _launch, _library, _pieces
 from ._library import ADD, AWAY, LOAD, OK, PUBLISH, AtollError
@@ -19,7 +19,8 @@ class Site:
     torch optimizer."""
 
     def __init__(self, parameters: List[Tuple[str, Any]], options: _library.Options,
-                 tokens_per_step: int, optimizer: Any = None) -> None:
+                 tokens_per_step: int, optimizer: Any = None,
+                 state: Optional[Dict[str, Any]] = None) -> None:
         self._library = _library.load()
         self._parameters, self._options = parameters, options
         self._handle: Optional[ctypes.c_void_p] = None
@@ -29,7 +30,8 @@ class Site:
             else []
         self._factor = math.nan
         self.loss: Any = None  # of the last step, where the loop tells it: for the run's figures
-        self._attach()
+        self._attach(bytes.fromhex(state["state"]) if state else b"")
+        self._say_resumed()
         self._schedule()
 
     # ---- looking ----
@@ -56,13 +58,68 @@ class Site:
     def inner_steps(self) -> int:
         return int(self._library.atoll_inner_steps(self._handle)) if self._handle else 0
 
+    @property
+    def lost(self) -> int:
+        """Steps of a life before that are in no publication, where this one could not go on from
+        them."""
+        return int(self._library.atoll_lost(self._handle)) if self._handle else 0
+
+    @property
+    def ahead(self) -> int:
+        """After a checkpoint was loaded: so many steps after it are in the run already. They are
+        trained again here, and count for nothing."""
+        return int(self._library.atoll_ahead(self._handle)) if self._handle else 0
+
+    @property
+    def unpublished(self) -> int:
+        """Steps since the last publication: what a detach loses."""
+        return int(self._library.atoll_unpublished(self._handle)) if self._handle else 0
+
+    # ---- checkpoints ----
+    def state_dict(self) -> Dict[str, Any]:
+        """For the job's checkpoint, beside the parameters as they are now: to be called on all
+        ranks after the same step. The node keeps what belongs to the last two."""
+        state, kept = self._state()
+        if state and not kept:
+            LOG.warning("the node does not keep this state: %s", self._message())
+        return {"steps": int(self._library.atoll_job_steps(self._handle)) if state else 0,
+                "state": state.hex()}
+
+    def load_state_dict(self, saved: Dict[str, Any]) -> None:
+        """After the parameters of the same checkpoint were loaded, on all ranks. What the run did
+        since is added to them; `lost` and `ahead` say the rest. `join(state=...)` does it at
+        once."""
+        self._leave()
+        self._attach(bytes.fromhex(saved["state"]))
+        self._say_resumed()
+
+    def _state(self) -> Tuple[bytes, bool]:
+        if not self._handle:
+            return b"", False
+        state = ctypes.create_string_buffer(_library.STATE_SIZE)
+        size = ctypes.c_size_t()
+        result = self._library.atoll_state(self._handle, state, ctypes.byref(size))
+        return state.raw[:size.value], result == OK
+
+    def _say_resumed(self) -> None:
+        if self.lost:
+            LOG.warning("%d steps of before are lost: the newest model was loaded", self.lost)
+        if self.ahead:
+            LOG.info("the next %d steps are in the run already: they count for nothing", self.ahead)
+
     # ---- the end ----
-    def detach(self) -> None:
-        """What was trained since the last publication is lost to the run."""
+    def _leave(self) -> None:
         if self._handle:
             self._over = self._over or self.stopping
             self._library.atoll_detach(self._handle)
         self._handle = None
+
+    def detach(self) -> None:
+        """What was trained since the last publication is lost to the run, unless a job goes on from
+        a checkpoint of now."""
+        if self._handle and self.unpublished and not self.stopping:
+            LOG.warning("%d steps since the last publication are not in the run", self.unpublished)
+        self._leave()
 
     def __enter__(self) -> "Site":
         return self
@@ -74,32 +131,46 @@ class Site:
     def _message(self) -> str:
         return str(self._library.atoll_message(self._handle).decode(errors="replace"))
 
-    def _attach(self) -> None:
-        handle = ctypes.c_void_p()
+    def _declare(self) -> int:
+        pieces = (_library.Piece * max(len(self._parameters), 1))()
+        for at, (name, parameter) in enumerate(self._parameters):
+            pieces[at] = _pieces.piece_of(name, parameter)
+        return int(self._library.atoll_declare(self._handle, pieces, len(self._parameters)))
+
+    def _attach(self, state: bytes = b"") -> None:
+        """In place of the handle there is, which stays where this one is not taken and the
+        parameters are as they were."""
+        before, handle, touched = self._handle, ctypes.c_void_p(), False
         result = self._library.atoll_attach(ctypes.byref(self._options), ctypes.byref(handle))
         self._handle = handle
         if result == OK:
-            pieces = (_library.Piece * max(len(self._parameters), 1))()
-            for at, (name, parameter) in enumerate(self._parameters):
-                pieces[at] = _pieces.piece_of(name, parameter)
-            result = self._library.atoll_declare(handle, pieces, len(self._parameters))
+            result = self._declare()
+        if result == OK and state:
+            result = self._library.atoll_resume(handle, state, len(state), before)
         while result == OK:
             result = self._library.atoll_ready(handle)
-            if result != LOAD:
+            if result not in (LOAD, ADD):
                 break
-            self._copy_in(self._library.atoll_copy_in)
+            touched = True
+            self._copy_in(self._library.atoll_copy_in if result == LOAD
+                          else self._library.atoll_add)
             result = self._library.atoll_applied(handle)
+        message = self._message()
         if result != OK:
-            message = self._message()
-            self.detach()
+            self._leave()
+            self._handle = before
+        if before and (result == OK or touched):
+            self._library.atoll_detach(before)
+            self._handle = handle if result == OK else None
+        if result != OK:
             raise AtollError(message)
 
     def _attach_again(self) -> None:
         try:
-            self.detach()
-            self._attach()
+            self._attach(self._state()[0])
             self._away = False
-            LOG.info("attached again, with the newest model")
+            LOG.info("attached again")
+            self._say_resumed()
         except AtollError as error:
             LOG.info("the node is still away: %s", error)
 
@@ -139,12 +210,9 @@ class Site:
     def step(self, tokens: Optional[int] = None) -> None:
         """After each optimizer step; `join` arranges it for a torch optimizer."""
         self._steps += 1
-        if self._away:
-            if self._steps % AGAIN_STEPS == 0 and not self.stopping:
-                self._attach_again()
-            return
         loss = math.nan if self.loss is None else float(self.loss)
-        result = self._library.atoll_step(self._handle, tokens or self._tokens, loss)
+        result = self._library.atoll_step(self._handle, tokens or self._tokens, loss) \
+            if self._handle else AWAY
         if result == PUBLISH:
             self._copy_out()
             result = self._library.atoll_published(self._handle)
@@ -153,8 +221,11 @@ class Site:
                           else self._library.atoll_copy_in)
             result = self._library.atoll_applied(self._handle)
         if result == AWAY:
+            if not self._away:
+                LOG.warning("the node is away; training goes on without it")
             self._away = True
-            LOG.warning("the node is away; training goes on without it")
+            if self._steps % AGAIN_STEPS == 0 and not self.stopping:
+                self._attach_again()
         elif result != OK:
             raise AtollError(self._message())
         self._schedule()
@@ -176,12 +247,16 @@ def follow(optimizer: Any, site: Site) -> None:
 
 def join(model: Any, optimizer: Any, tokens_per_step: int, directory: Optional[str] = None,
          rank: Optional[int] = None, world: Optional[int] = None, generation: Optional[int] = None,
-         socket: Optional[str] = None, timeout: float = 60.0) -> Site:
+         socket: Optional[str] = None, timeout: float = 60.0,
+         state: Optional[Dict[str, Any]] = None) -> Site:
     """Attaches this rank, and loads the run's model into it; to be called on every rank, after
     DDP(), fully_shard() or compile().
 
+    optimizer: None where the loop calls site.step() itself after each step.
     tokens_per_step: of the whole job, in one step of the optimizer.
     directory: the site's; unset, ATOLL_DIR of the environment.
+    state: of a checkpoint whose parameters were loaded into the model, state_dict()'s; then the job
+    goes on from there rather than from the run's newest model.
     """
     found = _launch.rank_and_world()
     options = _library.Options(directory=_launch.directory(directory).encode(),
@@ -191,6 +266,7 @@ def join(model: Any, optimizer: Any, tokens_per_step: int, directory: Optional[s
                                generation=_launch.generation() if generation is None
                                else generation,
                                timeout_ms=int(timeout * 1000))
-    site = Site(_pieces.trained(model), options, tokens_per_step, optimizer)
-    follow(optimizer, site)
+    site = Site(_pieces.trained(model), options, tokens_per_step, optimizer, state)
+    if optimizer is not None:
+        follow(optimizer, site)
     return site
