@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/memory.h"
 #include "coordinator/loop_internal.h"
+#include "crypto/certificate.h"
 #include "fed/outer_rate.h"
 #include "run/evaluator.h"
 
@@ -130,7 +131,20 @@ static void answer_invitations(struct loop *loop, struct call *call, uint32_t fi
     free(list);
 }
 
-/* What can be changed, as it holds, and what `auto` comes to now. */
+/* A rule change is an entry; the ledger has those before these. */
+static void write_changes(const struct run_state *run, struct buffer *text) {
+    for (uint32_t back = run_state_rule_changes(run); back-- > 0;) {
+        const struct rule_change *change = run_state_rule_change(run, back);
+        char at[CERTIFICATE_TIME_SIZE];
+        buffer_append_text(text, "# %s, entry %llu, after version %llu: %s: %s (%s)\n",
+                           certificate_time_text(change->time_ms / 1000, at),
+                           (unsigned long long)change->index, (unsigned long long)change->version,
+                           change->key, change->value,
+                           *change->reason ? change->reason : "no reason given");
+    }
+}
+
+/* What can be changed, as it holds, what `auto` comes to now, and how it came to be so. */
 static void answer_rules(struct loop *loop, struct call *call) {
     const struct run_state *run = coordinator_state_run(loop->state);
     const struct manifest *rules = run_state_manifest(run);
@@ -141,6 +155,7 @@ static void answer_rules(struct loop *loop, struct call *call) {
     buffer_append_text(&text,
                        "# now, with %u sites present: outer rate %g; period %u; staleness cap %u\n",
                        present, (double)step.rate, step.period, staleness_cap_of(rules, present));
+    write_changes(run, &text);
     call_answer_admin(call, &(struct admin_reply){.rules = buffer_bytes(&text)});
     buffer_deinit(&text);
 }

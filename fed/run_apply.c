@@ -397,6 +397,16 @@ static enum status check_rule(const struct run_state *state, const struct ledger
     return status;
 }
 
+static void note_change(struct run_state *state, const struct ledger_entry *entry) {
+    if (!state->changes) state->changes = xcalloc(RULE_CHANGES_KEPT, sizeof *state->changes);
+    struct rule_change *change = &state->changes[state->change_count++ % RULE_CHANGES_KEPT];
+    *change = (struct rule_change){
+        .index = state->size, .version = state->version, .time_ms = entry->time_ms};
+    memcpy(change->key, entry->rule.key, sizeof change->key);
+    memcpy(change->value, entry->rule.value, sizeof change->value);
+    memcpy(change->reason, entry->rule.reason, sizeof change->reason);
+}
+
 /* A message is judged by the cap and the codec of its base version, so another one is for bases to
  * come. */
 static void commit_rule(struct run_state *state, const struct ledger_entry *entry) {
@@ -404,6 +414,7 @@ static void commit_rule(struct run_state *state, const struct ledger_entry *entr
     MUST(manifest_change(&state->manifest, entry->rule.key, entry->rule.value, &state->manifest,
                          NULL, NULL));
     MARK("run: another rule");
+    note_change(state, entry);
     if (strcmp(entry->rule.key, "inner.inner_steps") == 0)
         state->inner_steps = state->manifest.inner.inner_steps;
     if (strcmp(entry->rule.key, "token_budget") == 0)

@@ -99,6 +99,8 @@ struct run_state {
         enum codec codec;
     } * codecs; /* [codec_count], owned */
     uint32_t codec_count;
+    struct rule_change *changes; /* [changes_kept], owned: the last of change_count */
+    uint64_t change_count;
     struct fragment_slot fragments[FRAGMENTS_LIMIT];
     uint32_t remembered;     /* steps per fragment: staleness cap + 1 */
     struct root_slot *roots; /* [root_capacity], owned: the root of version v at (v / root_interval)

@@ -29,6 +29,7 @@ void run_state_destroy(struct run_state *state) {
     free(state->dropped);
     free(state->caps);
     free(state->codecs);
+    free(state->changes);
     merkle_destroy(state->tree);
     free(state);
 }
@@ -36,6 +37,13 @@ void run_state_destroy(struct run_state *state) {
 uint64_t run_state_size(const struct run_state *state) { return state->size; }
 const struct merkle *run_state_tree(const struct run_state *state) { return state->tree; }
 bool run_state_has_genesis(const struct run_state *state) { return state->has_genesis; }
+uint32_t run_state_rule_changes(const struct run_state *state) {
+    return (uint32_t)MIN(state->change_count, (uint64_t)RULE_CHANGES_KEPT);
+}
+const struct rule_change *run_state_rule_change(const struct run_state *state, uint32_t back) {
+    if (back >= run_state_rule_changes(state)) return NULL;
+    return &state->changes[(state->change_count - 1 - back) % RULE_CHANGES_KEPT];
+}
 const struct manifest *run_state_manifest(const struct run_state *state) {
     return &state->manifest;
 }

@@ -98,6 +98,14 @@ enum run_phase { RUN_ACTIVE = 0, RUN_PAUSED = 1, RUN_STOPPED = 2 };
 
 struct run_state;
 
+enum { RULE_CHANGES_KEPT = 64 };
+struct rule_change {         /* what a RULE entry said */
+    uint64_t index, version; /* of the entry; of the model then: it holds for the next one */
+    uint64_t time_ms;        /* the coordinator's clock */
+    char key[RULE_KEY_SIZE], value[RULE_VALUE_SIZE];
+    char reason[REASON_SIZE];
+};
+
 /* Starts empty: the first entry applied must be GENESIS. */
 struct run_state *run_state_create(void);
 void run_state_destroy(struct run_state *state);
@@ -113,10 +121,14 @@ MUST_USE enum status run_state_apply(struct run_state *state, struct bytes raw, 
 uint64_t run_state_size(const struct run_state *state); /* entries applied */
 const struct merkle *run_state_tree(const struct run_state *state);
 bool run_state_has_genesis(const struct run_state *state);
-/* The rules that hold now: the genesis entry's manifest with what RULE entries changed since. */
-/* As the rules have changed it since entry 0, and as it stands there. */
+/* The rules that hold now: the genesis entry's manifest with what RULE entries changed since. And
+ * as it stands there. */
 const struct manifest *run_state_manifest(const struct run_state *state);
 const struct manifest *run_state_genesis(const struct run_state *state);
+/* Of the RULE entries, the last RULE_CHANGES_KEPT: how many there are; the newest is 0 back. NULL
+ * beyond. */
+uint32_t run_state_rule_changes(const struct run_state *state);
+const struct rule_change *run_state_rule_change(const struct run_state *state, uint32_t back);
 const uint8_t *run_state_manifest_digest(const struct run_state *state); /* [DIGEST_SIZE] */
 const uint8_t *run_state_layout_digest(const struct run_state *state);   /* [DIGEST_SIZE] */
 const uint8_t *run_state_run_id(const struct run_state *state);          /* [RUN_ID_SIZE] */

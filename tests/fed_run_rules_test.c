@@ -192,3 +192,29 @@ TEST(a_message_is_judged_by_the_cap_of_its_base_version) {
     fixture_contribute(f, 1, 0, 4, 0.01f); /* by the cap of its base it is welcome */
     fixture_close(f);
 }
+
+TEST(what_was_changed_is_kept_with_its_entry_its_time_and_its_reason_newest_first) {
+    struct fixture *f = fixture_open("merge.warmup_steps: 0\n", 5000);
+    fixture_sites(f, 2);
+    CHECK_EQUAL(run_state_rule_changes(f->run), 0);
+    CHECK(run_state_rule_change(f->run, 0) == NULL);
+    for (unsigned i = 1; i <= RULE_CHANGES_KEPT + 5; i++) {
+        char value[16];
+        snprintf(value, sizeof value, "%u", i);
+        struct ledger_entry entry = fixture_rule(f, "merge.quorum", value);
+        snprintf(entry.rule.reason, sizeof entry.rule.reason, "change %u", i);
+        fixture_append(f, &entry);
+    }
+    CHECK_EQUAL(run_state_rule_changes(f->run), RULE_CHANGES_KEPT);
+    const struct rule_change *newest = run_state_rule_change(f->run, 0),
+                             *oldest = run_state_rule_change(f->run, RULE_CHANGES_KEPT - 1);
+    CHECK_EQUAL(newest->index, f->entry_count - 1);
+    CHECK_EQUAL(oldest->index, newest->index - RULE_CHANGES_KEPT + 1);
+    CHECK_TEXT(newest->key, "merge.quorum");
+    CHECK_TEXT(newest->value, "69");
+    CHECK_TEXT(newest->reason, "change 69");
+    CHECK_TEXT(oldest->reason, "change 6");
+    CHECK(newest->time_ms > oldest->time_ms);
+    CHECK(run_state_rule_change(f->run, RULE_CHANGES_KEPT) == NULL);
+    fixture_close(f);
+}

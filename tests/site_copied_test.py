@@ -193,8 +193,9 @@ def a_site_that_leaves_is_waited_for_no_more_and_counts_again_when_it_comes_back
     refused = federation.ctl("run", "set", "merge.quorom", "3", "--reason", "three", check=False)
     check("did you mean merge.quorum" in refused.stderr, refused.stderr)
     federation.ctl("run", "set", "merge.quorum", "3", "--reason", "more sites are to come")
-    check("merge.quorum: 3\n" in json.loads(federation.ctl("run", "rules").stdout)["rules"],
-          "what holds now")
+    rules = json.loads(federation.ctl("run", "rules").stdout)["rules"]
+    check("merge.quorum: 3\n" in rules, "what holds now")
+    check("merge.quorum: 3 (more sites are to come)" in rules, "when and why", rules)
     moves()  # never more than there are sites
     del federation.sites["two"]  # it comes and goes
     federation.call("atoll-node", "leave", "--dir", two.directory, seconds=60 * SLOWDOWN)
