@@ -390,11 +390,11 @@ const struct mutant mutants[] = {
      "node/node_rounds.c",
      "    bool applies = state->applying && !state->lost;",
      "    bool applies = state->applying && !state->lost && !MUTATED(\"follow_of_the_next\");"},
-    {"follow_past_the_ledger", "a loaded snapshot is followed before the ledger says what it has",
-     "node/node_rounds.c",
-     "           run_state_version(state->run) == state->replica_version;",
-     "           (run_state_version(state->run) == state->replica_version || "
-     "MUTATED(\"follow_past_the_ledger\"));"},
+    {"gives_unknown", "a site gives before its ledger shows its own entry", "node/node_rounds.c",
+     "run_state_phase(state->run) == RUN_ACTIVE &&\n"
+     "           run_state_site(state->run, state->options.site);",
+     "run_state_phase(state->run) == RUN_ACTIVE &&\n"
+     "           (run_state_site(state->run, state->options.site) || MUTATED(\"gives_unknown\"));"},
     {"never_follows", "a site stands on its own merges", "node/node_rounds.c",
      "        if (!may_advance(slot)) continue;",
      "        if (!may_advance(slot) || MUTATED(\"never_follows\")) continue;"},
@@ -408,11 +408,11 @@ const struct mutant mutants[] = {
      "    if (slot->moving) { MARK(\"slot: an order waits until the base has moved\");",
      "    if (slot->moving && !MUTATED(\"orders_overtake\")) { MARK(\"slot: an order waits until "
      "the base has moved\");"},
-    {"loads_while_encoding", "a snapshot of the run is loaded while a delta is made",
-     "node/node_link.c",
-     "    if (state->fetch_owed && node_rounds_at_rest(state)) {",
-     "    if (state->fetch_owed && (node_rounds_at_rest(state) || "
-     "MUTATED(\"loads_while_encoding\"))) {"},
+    {"loaded_steps_again", "a step that a loaded snapshot has is applied once more",
+     "node/node_ledger.c",
+     "    } else if (entry.step.version <= state->replica_version) {",
+     "    } else if (entry.step.version <= state->replica_version && "
+     "!MUTATED(\"loaded_steps_again\")) {"},
     {"baseless_follows", "a message whose base is gone follows from anywhere",
      "node/node_rounds.c",
      "    return !slot->moving && !slot->baseless &&",

@@ -444,6 +444,9 @@ bool site_is_at(const struct simulated_site *site, enum site_moment moment) {
     for (uint32_t f = 0; moment == MOMENT_UNDER_WAY && f < site->replica.fragments; f++)
         if (site->setup.scenario->loads && node_state_slot(site->state, f) == SLOT_ACCEPTED)
             return true;
+    if (moment == MOMENT_ON_ITS_WAY)
+        return checkpoint && site->disk.entry_count > 0 &&
+               checkpoint->version > run_state_version(node_state_run(site->state));
     for (uint32_t f = 0; checkpoint && f < site->replica.fragments; f++) {
         const struct journal_round *round = journal_round(site->journal, f);
         if (!round) continue;

@@ -73,10 +73,11 @@ bool site_has_disk(const struct simulated_site *site); /* it was running once */
 
 /* Moments at which a crash hurts most. */
 enum site_moment {
-    MOMENT_REFUSED,   /* what was refused is over, and the checkpoint has it in flight */
-    MOMENT_LEFT,      /* a message in flight has a base that no restart brings back */
-    MOMENT_BASELESS,  /* the same, and a checkpoint was made since such a restart */
-    MOMENT_UNDER_WAY, /* a message is, and what is missed comes as a snapshot of the run */
+    MOMENT_REFUSED,    /* what was refused is over, and the checkpoint has it in flight */
+    MOMENT_LEFT,       /* a message in flight has a base that no restart brings back */
+    MOMENT_BASELESS,   /* the same, and a checkpoint was made since such a restart */
+    MOMENT_UNDER_WAY,  /* a message is, and what is missed comes as a snapshot of the run */
+    MOMENT_ON_ITS_WAY, /* a loaded snapshot is ahead of its ledger */
     MOMENT_COUNT
 };
 bool site_is_at(const struct simulated_site *site, enum site_moment moment);

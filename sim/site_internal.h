@@ -107,10 +107,11 @@ struct simulated_site {
     uint64_t timer_round;
     uint64_t told_until[SOURCE_COUNT]; /* world time of the last thing told */
 
-    bool train, stepping;
+    bool train, stepping, saving;
     uint64_t until_steps, steps, tokens, trainer_steps;
     struct request requests[4 * FRAGMENTS_LIMIT];
     size_t request_count;
+    bool is_staged[FRAGMENTS_LIMIT]; /* the trainer will be asked to move it */
     struct training_mark marks[FRAGMENTS_LIMIT];
     /* kept: as the checkpoint has it */
     struct trained trained[FRAGMENTS_LIMIT], kept[FRAGMENTS_LIMIT];

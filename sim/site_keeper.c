@@ -10,8 +10,29 @@ enum { FULL_RETRY_MS = 300, CHECKPOINT_RETRY_MS = 700 };
 
 /* ---- what the keeper asks and tells ---------------------------------------------------------- */
 
+static void on_staged(void *context, struct event *event) {
+    struct simulated_site *site = context;
+    const struct request *request = event->payload;
+    site->is_staged[request->fragment] = false;
+    site_request(site, *request);
+}
+
+/* Staging takes a while, and only then is the trainer asked: a capture may come between. */
 static void on_rebase(void *context, uint32_t fragment, uint64_t sequence, enum training_move why) {
-    site_request(context, (struct request){REQUEST_REBASE, fragment, sequence, why});
+    struct simulated_site *site = context;
+    struct request request = {REQUEST_REBASE, fragment, sequence, why};
+    uint64_t step = site->setup.scenario->site[site->setup.process].step_us;
+    bool is_slow = world_chance(site->world, 0.25), is_due = world_chance(site->world, 0.25);
+    uint64_t delay = world_below(site->world, is_due ? 8 * step : step);
+    if (!is_slow) {
+        site_request(site, request);
+        return;
+    }
+    struct request *staged = xmalloc(sizeof *staged);
+    *staged = request;
+    site->is_staged[fragment] = true;
+    if (is_due) site->capture_at = MIN(site->capture_at, site->world->now);
+    world_post(site->world, delay, site->setup.process, on_staged, site, staged);
 }
 
 static void on_capture(void *context) {

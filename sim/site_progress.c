@@ -200,6 +200,7 @@ void site_progress_copy(struct simulated_site *site, bool back) {
 static bool may_follow(const struct simulated_site *site, uint32_t fragment) {
     enum slot_phase phase = node_state_slot(site->state, fragment);
     return !site->full && site->down != DOWN_FETCHING && !site->own.baseless[fragment] &&
+           !site->is_staged[fragment] &&
            (phase == SLOT_TRAINING || phase == SLOT_UPLOADING || phase == SLOT_BACKOFF ||
             phase == SLOT_ACCEPTED) &&
            run_state_version(node_state_run(site->state)) == site->replica.global.version &&

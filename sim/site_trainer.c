@@ -59,15 +59,39 @@ enum status site_trainer_load(struct simulated_site *site, struct bytes state,
                : OK;
 }
 
+static void saved_release(void *pointer) {
+    struct training_capture *capture = pointer;
+    if (capture) capture->freed = NULL;
+    training_capture_destroy(capture);
+}
+
+static void on_saved(void *context, struct event *event) {
+    struct simulated_site *site = context;
+    struct training_capture *capture = event->payload;
+    event->payload = NULL;
+    site->saving = false;
+    site_job(site, &(struct keeper_job){.kind = KEEPER_CAPTURED, .capture = capture});
+    trainer_go(site);
+}
+
+/* Saving takes a few steps' time, in which the trainer does nothing else; the keeper does. */
 static void capture_now(struct simulated_site *site) {
+    uint64_t step = site->setup.scenario->site[site->setup.process].step_us;
     struct training_capture *capture = training_capture_create(site->marks, &site->replica);
+    for (uint32_t f = 0; f < site->replica.fragments; f++)
+        if (!site->own.baseless[f])
+            check_base(site->setup.check, site->name, &site->replica, f,
+                       capture->fragment[f].base_version);
     capture->freed = on_capture_freed;
     capture->context = site;
     capture->trainer_steps = site->trainer_steps;
     save(site, true, &capture->trainer);
     site->capture_out = true;
     site->capture_wanted = false;
-    site_job(site, &(struct keeper_job){.kind = KEEPER_CAPTURED, .capture = capture});
+    site->saving = true;
+    world_post(site->world, world_below(site->world, 4 * step), site->setup.process, on_saved, site,
+               capture)
+        ->release = saved_release;
 }
 
 static void snapshot_now(struct simulated_site *site, const struct request *request) {
@@ -128,7 +152,8 @@ static void on_inner_step(void *context, struct event *event) {
 }
 
 static void trainer_go(struct simulated_site *site) {
-    if (site->stepping || process_is_doomed(site->world, site->setup.process)) return;
+    if (site->stepping || site->saving || process_is_doomed(site->world, site->setup.process))
+        return;
     while (site->request_count > 0) {
         struct request request = site->requests[0];
         memmove(site->requests, site->requests + 1, --site->request_count * sizeof request);
@@ -140,7 +165,10 @@ static void trainer_go(struct simulated_site *site) {
     }
     bool train = site->train && site->steps < site->until_steps,
          due = train && site->world->now >= site->capture_at;
-    if ((due || site->capture_wanted) && !site->capture_out) capture_now(site);
+    if ((due || site->capture_wanted) && !site->capture_out) {
+        capture_now(site);
+        return;
+    }
     if (!train) return;
     site->stepping = true;
     uint64_t step = site->setup.scenario->site[site->setup.process].step_us;
@@ -161,9 +189,10 @@ void site_request(struct simulated_site *site, struct request request) {
 }
 
 void site_trainer_clear(struct simulated_site *site) {
-    site->train = site->stepping = site->capture_out = site->capture_wanted = false;
+    site->train = site->stepping = site->saving = site->capture_out = site->capture_wanted = false;
     site->steps = site->tokens = site->trainer_steps = 0;
     site->request_count = 0;
+    memset(site->is_staged, 0, sizeof site->is_staged);
     memset(site->marks, 0, sizeof site->marks);
     memset(site->trained, 0, sizeof site->trained);
     memset(site->kept, 0, sizeof site->kept);
