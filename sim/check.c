@@ -127,7 +127,7 @@ static void move_median(struct check *check, uint32_t fragment, uint64_t time_ms
             sorted[count++] = norms->norm[site];
     }
     qsort(sorted, count, sizeof sorted[0], by_value);
-    bool are_few = count < 3 && count < check->enrolled;
+    bool are_few = count < 3 && count < check->training;
     if (norms->count < manifest->admission.clip_minimum || count == 0 || are_few) return;
     double median = sorted[(count - 1) / 2], before = norms->median;
     if (before == 0) {
@@ -137,6 +137,24 @@ static void move_median(struct check *check, uint32_t fragment, uint64_t time_ms
     if (median > 2 * before) median = 2 * before;
     if (median < before / 2) median = before / 2;
     if (median >= 0x1p-1000) norms->median = median;
+}
+
+/* K, counted one by one. */
+static void check_present(const struct check *check) {
+    uint32_t present = 0, told = run_state_present_sites(check->run);
+    for (uint32_t i = 1; i <= run_state_site_count(check->run); i++) {
+        const struct run_site *site = run_state_site(check->run, i);
+        present += site->role == SITE_TRAINS && !site->revoked && site->presence == SITE_PRESENT;
+    }
+    if (present != told)
+        world_fail(check->world, "presence", "%u sites count after entry %llu, and %u are there",
+                   told, llu(check->size), present);
+}
+
+/* By the invitation that a site comes with. */
+static bool trains(const struct check *check, const uint8_t secret_digest[static DIGEST_SIZE]) {
+    const struct run_invitation *invitation = run_state_invitation(check->run, secret_digest);
+    return !invitation || invitation->role == SITE_TRAINS;
 }
 
 static bool is_hostile_input(const struct check *check, const uint8_t digest[static DIGEST_SIZE]) {
@@ -305,20 +323,21 @@ static void take_entry(struct check *check, struct bytes raw) {
     } else if (entry->kind == LEDGER_RULE && strcmp(entry->rule.key, "inner.inner_steps") == 0) {
         check->inner_steps = (uint32_t)strtoul(entry->rule.value, NULL, 10);
     } else if (entry->kind == LEDGER_SITE_ADDED) {
-        check->enrolled++;
+        check->training += trains(check, entry->added.secret_digest);
         take_site(check, entry);
     } else if (entry->kind == LEDGER_DROPPED && entry->dropped.index < check->size) {
         check->entries[entry->dropped.index].dropped = true;
         check->world->tally.dropped++;
     } else if (entry->kind == LEDGER_SITE_REVOKED && entry->revoked.site < CHECK_SITES) {
         check->revoked[entry->revoked.site] = true;
-        check->enrolled--;
+        check->training -= run_state_site(check->run, entry->revoked.site)->role == SITE_TRAINS;
         for (uint64_t i = 0; i < check->size; i++)
             check->entries[i].dropped |=
                 check->entries[i].site == entry->revoked.site && !check->entries[i].merged;
     }
     if (!check->world->failed && run_state_apply(check->run, raw, true, &error) != OK)
         world_fail(check->world, "ledger", "%s", error.message);
+    check_present(check);
     check_tokens(check, entry->kind);
     free(entry);
     check->size++;

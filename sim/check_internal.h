@@ -58,8 +58,8 @@ struct check {
         uint64_t time_ms[CHECK_SITES], count;
         double median; /* 0: none yet */
     } norms[FRAGMENTS_LIMIT];
-    uint32_t enrolled, inner_steps;
-    bool was_alone; /* a site was the only member: what it tells counts */
+    uint32_t training, inner_steps; /* training: sites enrolled that do */
+    bool was_alone;                 /* a site was the only member: what it tells counts */
     uint64_t last_sequence[CHECK_SITES], merged[CHECK_SITES];
     bool revoked[CHECK_SITES];
     uint32_t contributed[CHECK_SITES][FRAGMENTS_LIMIT], presence_entries[CHECK_SITES];

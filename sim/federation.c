@@ -292,7 +292,7 @@ static void check_inner_steps(struct federation *f) {
     bool all_honest = true;
     for (uint32_t i = 1; i <= f->site_count; i++) {
         all_honest &= !s->site[i].changed;
-        if (!site_core(f->sites[i])) continue;
+        if (!site_core(f->sites[i]) || s->site[i].observes) continue;
         all_honest &= federation_is_honest(f, i);
         slowest = MAX(slowest, s->site[i].step_us);
         /* a liar may tell any number of steps; then the fastest honest one is the second */
@@ -306,7 +306,7 @@ static void check_inner_steps(struct federation *f) {
     if (!run_until(f, until)) return;
     uint32_t present = 0, counted = 0; /* who is up; who is linked, too, and so may be measured */
     for (uint32_t i = 1; i <= f->site_count; i++) {
-        if (!site_core(f->sites[i])) continue;
+        if (!site_core(f->sites[i]) || s->site[i].observes) continue;
         present++;
         counted += run_state_is_present(check_run(f->check), i);
     }
@@ -316,7 +316,7 @@ static void check_inner_steps(struct federation *f) {
     if (run_state_phase(check_run(f->check)) != RUN_ACTIVE) return;
     for (uint32_t i = 1; i <= f->site_count; i++) {
         const struct node_state *core = site_core(f->sites[i]);
-        if (!federation_is_honest(f, i) || !core) continue;
+        if (!federation_is_honest(f, i) || !core || s->site[i].observes) continue;
         uint32_t inner_steps = run_state_inner_steps(node_state_run(core)),
                  told = node_state_inner_steps(core);
         uint32_t share =
@@ -329,7 +329,7 @@ static void check_inner_steps(struct federation *f) {
 }
 
 /* The first site that the ledger counts wrongly: one that is up and linked is present, one that has
- * gone for good is not. 0: none. */
+ * gone for good is not, nor is an observer ever. 0: none. */
 static uint32_t counted_wrongly(const struct federation *f) {
     if (run_state_phase(check_run(f->check)) == RUN_STOPPED) return 0;
     for (uint32_t i = 1; i <= f->site_count; i++) {
@@ -337,6 +337,10 @@ static uint32_t counted_wrongly(const struct federation *f) {
         const struct node_state *core = site_core(f->sites[i]);
         const struct run_site *site = number ? run_state_site(check_run(f->check), number) : NULL;
         if (!site || site->revoked) continue;
+        if (f->scenario.site[i].observes) {
+            if (run_state_is_present(check_run(f->check), number)) return i;
+            continue;
+        }
         bool is_here = core && node_state_linked(core), is_gone = !core && f->gone[i];
         if (site->presence == SITE_PRESENT ? is_gone : is_here) return i;
     }
@@ -420,12 +424,19 @@ static bool speeds_are_asked(const struct federation *f) {
     return s->guest || (s->manifest.inner.dylu && s->every.lie && s->sites >= 4);
 }
 
-/* The first honest site without a merge beyond `before`; 0: none. */
+/* Contributions of a site that were merged; of an observer, which has none, versions that it
+ * follows. */
+static uint64_t how_far(const struct federation *f, uint32_t process) {
+    const struct replica *replica = site_replica(f->sites[process]);
+    uint32_t number = site_number(f->sites[process]);
+    if (f->scenario.site[process].observes) return replica ? replica->global.version : 0;
+    return number ? check_merged(f->check, number) : 0;
+}
+
+/* The first honest site that has got nowhere since `before`; 0: none. */
 static uint32_t without_merge(const struct federation *f, const uint64_t *before) {
     for (uint32_t process = 1; process <= f->site_count; process++) {
-        uint32_t number = site_number(f->sites[process]);
-        if (federation_is_honest(f, process) &&
-            (number == 0 || check_merged(f->check, number) <= before[process]))
+        if (federation_is_honest(f, process) && how_far(f, process) <= before[process])
             return process;
     }
     return 0;
@@ -454,9 +465,7 @@ static bool is_over(const struct federation *f) {
 
 static void wait_for_merges(struct federation *f) {
     uint64_t before[PROCESS_LIMIT] = {0};
-    for (uint32_t i = 1; i <= f->site_count; i++) {
-        if (site_number(f->sites[i])) before[i] = check_merged(f->check, site_number(f->sites[i]));
-    }
+    for (uint32_t i = 1; i <= f->site_count; i++) before[i] = how_far(f, i);
     uint64_t until = f->world.now + LIVENESS_SECONDS * SECOND * f->scenario.pace;
     while (!is_over(f) && without_merge(f, before) && f->world.now < until) {
         if (!run_until(f, f->world.now + 200 * MS * f->scenario.pace)) return;
@@ -482,7 +491,8 @@ static bool may_be_counted(const struct federation *f, uint32_t process) {
 static uint32_t usual_count(const struct federation *f, const uint32_t *before) {
     uint32_t counts[PROCESS_LIMIT], count = 0;
     for (uint32_t i = 1; i <= f->site_count; i++) {
-        if (!federation_is_honest(f, i) || !may_be_counted(f, i) || !site_core(f->sites[i]))
+        if (!federation_is_honest(f, i) || !may_be_counted(f, i) || !site_core(f->sites[i]) ||
+            f->scenario.site[i].observes)
             continue;
         counts[count++] = check_contributed(f->check, site_number(f->sites[i]), 0) - before[i];
     }

@@ -25,6 +25,7 @@ static void invite_with(struct federation *f, uint32_t process,
     event.admin.order = ORDER_INVITE;
     snprintf(event.admin.name, sizeof event.admin.name, "%s", site_name(f->sites[process]));
     memcpy(event.admin.secret_digest, secret_digest, DIGEST_SIZE);
+    if (f->scenario.site[process].observes) event.admin.role = SITE_OBSERVES;
     order(f, &event, "invite");
 }
 

@@ -196,6 +196,15 @@ const struct mutant mutants[] = {
     {"comes_and_goes", "a site may come and go as often as it likes",
      "coordinator/coordinator_presence.c", "    if (now.monotonic_ms < due) {",
      "    if (now.monotonic_ms < due && !MUTATED(\"comes_and_goes\")) {"},
+    {"observer_counts", "an observer counts as a site that trains", "fed/run_apply.c",
+     "    if (slot->site.role == SITE_TRAINS) {\n        state->active_sites++;",
+     "    if (slot->site.role == SITE_TRAINS || MUTATED(\"observer_counts\")) {\n"
+     "        state->active_sites++;"},
+    {"observer_away", "an observer that is silent is entered as away",
+     "coordinator/coordinator_presence.c",
+     "        if (enrolled->revoked || enrolled->role == SITE_OBSERVES) continue;",
+     "        if (enrolled->revoked || (enrolled->role == SITE_OBSERVES && "
+     "!MUTATED(\"observer_away\"))) continue;"},
     {"commit_kept", "the newest of the commits that are durable stays in the table",
      "coordinator/coordinator_state.c",
      "    state->commit_count -= count;\n", "    state->commit_count -= MUTATED(\"commit_kept\") "

@@ -198,6 +198,8 @@ void scenario_draw(struct scenario *s, struct world *world, uint32_t sites) {
         s->guest = s->sites + s->spares;
         s->site[s->guest].step_us /= 10;
     }
+    if (s->spares > 0 && !s->guest)
+        s->site[s->sites + s->spares].observes = is_one_in(world, UINT64_C(0x0b5e), 2);
     s->commit_us = world_between(world, 1, 40) * MS;
     s->apply_us = world_between(world, 1, 150) * MS;
     s->check_us = world_between(world, 1, 60) * MS;
@@ -226,9 +228,10 @@ uint64_t scenario_apart_ms(const struct scenario *scenario) {
 void scenario_describe(const struct scenario *s, char *out, size_t size) {
     const struct manifest *m = &s->manifest;
     snprintf(out, size,
-             "%u sites%s at pace %u, %s %s, %u fragments of %llu, quorum %u, cap %u, overlap %s, "
+             "%u sites%s%s at pace %u, %s %s, %u fragments of %llu, quorum %u, cap %u, overlap %s, "
              "drop %.3f, reset %.3f, double %.2f",
-             s->sites, s->every.lie ? " (one faulty)" : "", (unsigned)s->pace,
+             s->sites, s->every.lie ? " (one faulty)" : "",
+             s->site[s->sites + s->spares].observes ? " and an observer" : "", (unsigned)s->pace,
              m->outer.mode == OUTER_SPARSE ? "sparse" : "dense",
              codec_name((enum codec)m->codec.kind), m->fragments, (unsigned long long)s->parameters,
              m->merge.quorum, staleness_cap_of(m, s->sites), s->overlap ? "on" : "off",

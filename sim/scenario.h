@@ -20,6 +20,7 @@ enum changed_client_kind {
 struct site_scenario {
     bool faulty;
     enum changed_client_kind changed;
+    bool observes;    /* by its invitation: it follows, and trains nothing */
     bool boasts;      /* faulty, and tells more steps than can be to the end */
     uint64_t step_us; /* an inner step */
 };

@@ -155,7 +155,8 @@ static void perform(struct simulated_site *site, const struct node_action *actio
     case NODE_DO_TRAIN:
         check_waits(site->setup.check, site->name, scenario->overlap,
                     !action->train && action->wait == NODE_WAIT_MERGE);
-        site_train(site, action->train, action->until_steps);
+        site_train(site, action->train && !scenario->site[site->setup.process].observes,
+                   action->until_steps);
         break;
     case NODE_DO_HEARTBEAT: site_pulse(site, action->leaving); break;
     case NODE_DO_REFETCH: site_refetch(site, action->index, &action->contribution); break;

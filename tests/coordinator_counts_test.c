@@ -9,22 +9,25 @@
 #include "crypto/digest.h"
 #include "tests/malformed_client.h"
 
-static struct bytes payload; /* of the one contribution; not changed while the server counts */
+static const struct bytes *_Atomic payload; /* of the one contribution; NULL: none is counted */
 static pthread_t client;
 static _Atomic uint64_t digested, walks; /* bytes; passes over the whole message */
 
-static bool is_servers(void) { return payload.size > 0 && !pthread_equal(pthread_self(), client); }
+/* NULL on the client's thread. */
+static const struct bytes *servers(void) {
+    const struct bytes *now = payload;
+    return now && !pthread_equal(pthread_self(), client) ? now : NULL;
+}
 
 /* A piece of the payload, wherever it was copied. */
 static void count_digest(const void *data, size_t size) {
-    if (is_servers() && size >= 64 && memmem(payload.data, payload.size, data, size))
-        digested += size;
+    const struct bytes *whole = servers();
+    if (whole && size >= 64 && memmem(whole->data, whole->size, data, size)) digested += size;
 }
 
 static void count_walk(struct bytes message) {
-    if (is_servers() && message.size == payload.size &&
-        memcmp(message.data, payload.data, payload.size) == 0)
-        walks++;
+    const struct bytes *whole = servers();
+    if (whole && bytes_equal(message, *whole)) walks++;
 }
 
 void __real_digest_sha256(const void *data, size_t size, uint8_t out[static DIGEST_SIZE]);
@@ -106,18 +109,19 @@ static void check_counts(const char *rules) {
     struct buffer made = site_payload(&w, one);
     struct contribution c = site_contribution(&w, one, buffer_bytes(&made));
     struct signed_header header = site_sign(one, &c);
+    struct bytes whole = buffer_bytes(&made);
     client = pthread_self();
-    payload = buffer_bytes(&made);
     digested = walks = 0;
-    struct verdict verdict = submit(one, &header, payload);
+    payload = &whole;
+    struct verdict verdict = submit(one, &header, whole);
     CHECK(verdict.accepted);
     CHECK_EQUAL(world_settle(&w).version, 1);
     /* as it comes; read back for the verdict, and for the step: what lies on a disk may be damaged
      */
-    CHECK_EQUAL(digested, 3 * payload.size);
+    CHECK_EQUAL(digested, 3 * whole.size);
     /* the verdict's (rules, norm), the step's (the same), and the step itself */
     CHECK_EQUAL(walks, 3);
-    payload = (struct bytes){0};
+    payload = NULL;
     world_stop(&w);
     buffer_deinit(&made);
     world_destroy(&w);

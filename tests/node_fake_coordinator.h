@@ -89,7 +89,7 @@ struct fake { /* what it does is set before the site's thread starts, or between
 
     /* Join and Admin calls that there is no room for, and then such that are answered as busy;
      * after that joins are told that the run is over, orders that they are done */
-    size_t no_room, busy;
+    atomic_size_t no_room, busy;
     atomic_size_t asked; /* Join and Admin calls */
 
     uint64_t version; /* in heartbeats */
