@@ -97,9 +97,10 @@ struct presence { /* of site number i + 1 */
     uint64_t first_round_ms;
     /* ... of each fragment, the bits: when the newest message of it was offered first */
     uint64_t offers, offer_ms[FRAGMENTS_LIMIT], newest_offer;
-    uint64_t offered_round_ms; /* between the last two of a fragment; 0: there were no two */
-    uint64_t offered_first_ms; /* of its newest contribution */
-    uint64_t accepted;         /* bit f: a contribution of that fragment was, and ... */
+    /* between the last two of a fragment, and the two before; 0: there were no two */
+    uint64_t offered_round_ms, offered_before_ms;
+    uint64_t offered_first_ms;             /* of its newest contribution */
+    uint64_t accepted;                     /* bit f: a contribution of that fragment was, and ... */
     uint64_t accepted_ms[FRAGMENTS_LIMIT]; /* ... counts as of then */
 };
 

@@ -279,12 +279,14 @@ static void hear(struct train *train, struct train_site *site, const struct trai
         site->known = version_hold(event->version);
         site->known_tokens = event->run_tokens;
     }
-    if (!event->version) { /* due again at once, as in node/node_rounds.c */
+    if (!event->version) { /* due again at once, as in node/node_messages.c */
         slot->why = site->feedback ? REBASE_SPARSE_REFUSED : REBASE_DENSE_REFUSED;
-        slot->since_snapshot += slot->sent_steps;
+        slot->again = !slot->stale || !slot->again;
+        if (slot->again) slot->since_snapshot += slot->sent_steps;
     }
     if (!event->merged) return;
     slot->why = REBASE_MERGED;
+    slot->again = false;
     slot->own_known_tokens = slot->round_tokens;
 }
 

@@ -209,12 +209,14 @@ enum status train_arrive(struct train *train, const struct train_event *event) {
     slot->taken = event->generation;
     if (train->options->drop > 0 && random_unit(&train->losses) < train->options->drop) {
         train->result.dropped++;
+        slot->stale = false;
         site->record.dropped++;
         deliver(train, event->site, event->fragment, HEADER_BYTES, NULL, false);
         return OK;
     }
     if (queue->steps - slot->base_steps > staleness_cap_of(manifest, train->site_count)) {
         train->result.refused++;
+        slot->stale = true;
         site->record.refused++;
         deliver(train, event->site, event->fragment, HEADER_BYTES, NULL, false);
         return OK;

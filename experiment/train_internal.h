@@ -43,6 +43,7 @@ struct train_slot { /* a fragment at a site */
     uint64_t since_snapshot; /* steps; at first more, so that fragments take turns */
     uint64_t sent_steps;     /* of the message under way */
     uint64_t round_tokens, own_known_tokens; /* at the snapshot; at that of the last one merged */
+    bool stale, again; /* the last refusal was of the base; and what it gave back came at once */
     uint64_t sequence, taken; /* of the last message; of the last that came or was lost */
     double norm;
     struct verified_payload *payload; /* of the message under way; NULL: there was none yet */

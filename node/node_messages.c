@@ -189,9 +189,13 @@ static bool refusal_blames_us(enum refusal code) {
            code == REFUSED_DIGEST || code == REFUSED_NORM;
 }
 
-/* Not of the message itself: the same training may be taken from another base, or by now. */
-static bool refusal_asks_again(enum refusal code) {
-    return code == REFUSED_REBASE || code == REFUSED_EXPIRED || code == REFUSED_EPOCH;
+/* Not of the message itself: the same training may be taken from another base, or by now. Once:
+ * where the run goes on faster than a message comes over, the next one would fare no better, and it
+ * is by its offers that the coordinator knows how long a round is here. */
+static bool refusal_asks_again(struct slot *slot, enum refusal code) {
+    bool of_time = code == REFUSED_REBASE || code == REFUSED_EXPIRED || code == REFUSED_EPOCH;
+    slot->again = of_time && !slot->again;
+    return slot->again;
 }
 
 void node_refused(struct node_state *state, const struct node_event *event, struct instant now,
@@ -221,7 +225,7 @@ void node_refused(struct node_state *state, const struct node_event *event, stru
                   slot->rejected, refusal_name(code), event->message ? event->message : "");
         return;
     }
-    node_slot_restore(state, event->fragment, refusal_asks_again(code), out);
+    node_slot_restore(state, event->fragment, refusal_asks_again(slot, code), out);
 }
 
 void node_upload_broken(struct node_state *state, const struct node_event *event,

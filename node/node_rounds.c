@@ -311,6 +311,7 @@ void node_slot_merged(struct node_state *state, uint32_t fragment, struct node_a
     slot->steps_in_flight = 0;
     slot->tokens_in_flight = 0;
     slot->rejected = 0;
+    slot->again = false;
     slot->encoded = false;
     slot->in_ledger = false;
     if (!taken_back) order_move(state, fragment, NODE_DO_REBASE, out);

@@ -20,6 +20,7 @@ struct slot { /* a fragment's round */
     bool in_ledger; /* our entry is at `index` */
     uint64_t index;
     uint64_t base_version;
+    bool again;     /* the message before was refused, and this one was made at once */
     bool caught_up; /* its base went forward since the last snapshot, from beyond the cap */
     bool baseless;  /* the base of the message in flight is gone: nothing to follow from */
     bool moving;    /* an order to go to another base is under way */

@@ -64,6 +64,7 @@ enum slot_state {
 
 struct plan_slot { /* a fragment at a site */
     enum slot_state state;
+    bool again;        /* the message before was refused, and this one was made at once */
     int64_t mark;      /* inner steps at the last snapshot */
     uint64_t base;     /* version */
     uint64_t sequence; /* of the round; counts up with everything that voids its events */

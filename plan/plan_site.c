@@ -276,6 +276,7 @@ static void rebased(struct plan *plan, struct site_now *site, uint32_t fragment)
 static void merged(struct plan *plan, struct site_now *site, uint32_t fragment, uint64_t version) {
     struct plan_slot *slot = &site->slots[fragment];
     slot->state = IN_MERGING;
+    slot->again = false;
     slot->encoded = slot->in_ledger = false;
     slot->base = version;
     site_cause(plan, site);
@@ -287,7 +288,8 @@ static void refused(struct plan *plan, struct site_now *site, uint32_t fragment)
     if (slot->state != IN_UPLOADING) return;
     slot->state = IN_RESTORING;
     slot->base = stream_version(plan, site);
-    slot->mark -= slot->steps; /* due again at once, as in node/node_rounds.c */
+    slot->again = !slot->again; /* due again at once, and once, as in node/node_messages.c */
+    if (slot->again) slot->mark -= slot->steps;
     site_cause(plan, site);
     at_next_step(plan, site, EV_REBASE, fragment, false);
 }

@@ -522,22 +522,40 @@ TEST(an_observer_says_nothing_of_how_long_a_round_is) {
     shell_close(s);
 }
 
+static void offer_stale(struct shell *s, uint32_t site, uint64_t number, bool is_first) {
+    struct contribution c = fixture_contribution(s->f, site, 0, 0, s->payload);
+    c.sequence += number;
+    c.signed_at_ms = s->now.wall_ms;
+    struct ledger_entry header = fixture_signed(s->f, &c, s->f->keys[site]);
+    uint64_t call = shell_submit(s, site, &header);
+    if (!is_first) EXPECT_REFUSAL(s, call, REFUSED_REBASE);
+}
+
 /* What they had made before they came was offered at once; then each offer is refused as stale. */
 TEST(who_is_refused_as_stale_again_and_again_still_says_how_long_a_round_is) {
     struct shell *s = shell_open(FLOODED, 3);
     for (uint32_t site = 1; site <= 3; site++) shell_heartbeat(s, site);
     uint32_t made = 0;
-    for (int round = 0; round < 3; round++) {
-        for (uint32_t site = 1; site <= 2; site++) {
-            struct contribution c = fixture_contribution(s->f, site, 0, 0, s->payload);
-            c.sequence += (uint64_t)round;
-            c.signed_at_ms = s->now.wall_ms;
-            struct ledger_entry header = fixture_signed(s->f, &c, s->f->keys[site]);
-            uint64_t call = shell_submit(s, site, &header);
-            if (round > 0) EXPECT_REFUSAL(s, call, REFUSED_REBASE);
-        }
+    for (uint64_t round = 0; round < 3; round++) {
+        for (uint32_t site = 1; site <= 2; site++) offer_stale(s, site, round, round == 0);
         made = flood(s, 3, 3, 8000);
         if (round == 0) CHECK(made > 16);
+    }
+    CHECK(made >= 7 && made <= 9);
+    shell_close(s);
+}
+
+/* ... and each comes again from another base, at once. */
+TEST(who_offers_again_at_once_what_was_refused_as_stale_says_how_long_a_round_is_too) {
+    struct shell *s = shell_open(FLOODED, 3);
+    for (uint32_t site = 1; site <= 3; site++) shell_heartbeat(s, site);
+    uint32_t made = 0;
+    for (uint64_t round = 0; round < 3; round++) {
+        for (uint32_t site = 1; site <= 2; site++) offer_stale(s, site, 2 * round, round == 0);
+        shell_wait(s, 20);
+        for (uint32_t site = 1; site <= 2 && round > 0; site++)
+            offer_stale(s, site, 2 * round + 1, false);
+        made = flood(s, 3, 3, 8000);
     }
     CHECK(made >= 7 && made <= 9);
     shell_close(s);

@@ -422,6 +422,25 @@ TEST(what_was_refused_for_its_base_is_due_again_at_once_with_all_that_it_had_cou
     site_close(s);
 }
 
+/* Where every message comes too late, what is offered still says how long a round is. */
+TEST(what_was_refused_twice_in_a_row_waits_for_the_next_round) {
+    struct site *s = site_open();
+    send_round(s);
+    turn_away(s, REFUSED_REBASE);
+    taken_back(s);
+    const struct contribution *second = snapshot_at(s, 10);
+    s->contribution.sequence = second->sequence;
+    struct node_event encoded = {.kind = NODE_ENCODED, .sequence = second->sequence};
+    memcpy(encoded.encoded.header, s->message.contribution.header, CONTRIBUTION_HEADER_SIZE);
+    step(s, &encoded);
+    turn_away(s, REFUSED_REBASE);
+    taken_back(s);
+    CHECK(find(s, NODE_DO_SNAPSHOT) == NULL);
+    train_to(s, 20);
+    CHECK_EQUAL(snapshot_at(s, 20)->inner_steps, 20);
+    site_close(s);
+}
+
 /* Whatever is wrong with it, it is no better at once. */
 TEST(what_was_refused_as_malformed_comes_again_with_the_next_round) {
     struct site *s = site_open();
