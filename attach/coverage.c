@@ -50,8 +50,10 @@ enum status coverage_take(const struct coverage_tensor *tensors, uint32_t count,
         return error_set(error, INVALID, "rank %u: the run has no tensor \"%.190s\"", rank,
                          told->name);
     TRY(check_shape(tensor, told, rank, error));
-    *out = (struct coverage_piece){
-        .rank = rank, .tensor = (uint32_t)(tensor - tensors), .flat = told->flat == 1};
+    *out = (struct coverage_piece){.rank = rank,
+                                   .tensor =
+                                       tensor->is_alias ? tensor->of : (uint32_t)(tensor - tensors),
+                                   .flat = told->flat == 1};
     uint32_t dimensions = out->flat ? 1 : tensor->dimensions;
     for (uint32_t d = 0; d < dimensions; d++) {
         TRY(check_range(tensor->name, rank, told->offset[d], told->extent[d],
@@ -138,6 +140,7 @@ enum status coverage_check(const struct coverage_tensor *tensors, uint32_t count
     if (piece_count > 0) qsort(pieces, piece_count, sizeof *pieces, by_place);
     for (uint32_t t = 0; t < count; t++) {
         size_t to = from;
+        if (tensors[t].is_alias) continue; /* what is declared of it is the tensor's */
         while (to < piece_count && pieces[to].tensor == t) to++;
         TRY(check_tensor(&tensors[t], pieces + from, to - from, error));
         from = to;

@@ -20,6 +20,8 @@ struct coverage_tensor { /* of the run's layout, in its order */
     uint64_t offset, count; /* floats, in the flat vector */
     uint32_t dimensions;
     uint64_t shape[WIRE_DIMENSIONS];
+    bool is_alias; /* another name of tensor `of`, with its place: tied weights */
+    uint32_t of;
 };
 
 struct coverage_piece {

@@ -12,6 +12,7 @@
 #include "crypto/certificate.h"
 #include "crypto/digest.h"
 #include "crypto/key_file.h"
+#include "model/layout_text.h"
 #include "run/run_model.h"
 
 static const char *const table_names[TABLE_COUNT] = {"ledger", "snapshots"};
@@ -168,29 +169,49 @@ void directory_keys_close(struct directory_keys *keys) {
 
 /* ---- version 0 ------------------------------------------------------------------------------- */
 
+enum status directory_layout(const char *directory, const struct manifest *manifest,
+                             struct layout *out, struct buffer *text, struct error *error) {
+    struct buffer own = {0}, *into = text ? text : &own;
+    char *path = file_join(directory, DIRECTORY_LAYOUT);
+    enum status status = OK;
+    if (run_model_has_layout(manifest)) {
+        status = file_read(path, LAYOUT_TEXT_MAX, into, error);
+        if (status == OK) status = run_model_layout(manifest, buffer_bytes(into), out, error);
+        if (status != OK)
+            status = error_wrap(error, CORRUPT,
+                                "%s, the list of the run's tensors: put a copy in its place, "
+                                "any site's directory has one",
+                                path);
+    } else {
+        status = run_model_layout(manifest, bytes_of(NULL, 0), out, error);
+    }
+    free(path);
+    buffer_deinit(&own);
+    return status;
+}
+
 static enum status initialise(void *context, const struct manifest *manifest, uint64_t parameters,
                               float *theta, struct error *error) {
-    static const uint8_t none[DIGEST_SIZE];
-    const char *checkpoint = context;
+    const struct directory_start *start = context;
     struct layout layout = {0};
-    bool named = !digest_equal(manifest->initial.checkpoint_digest, none);
-    if (named && !checkpoint)
+    bool named = run_model_has_root(manifest);
+    if (named && !start->from)
         return error_set(error, INVALID,
                          "no snapshot of this run can be read, and the run began from a "
-                         "checkpoint: give its file with "
-                         "--checkpoint, and everything is replayed from there");
-    TRY(run_model_layout(manifest, &layout, error));
+                         "checkpoint: give it with --from, and everything is replayed from there");
+    TRY(directory_layout(start->directory, manifest, &layout, NULL, error));
     enum status status = OK;
     if (layout.count != parameters)
         status = error_set(error, CORRUPT,
                            "entry 0 of the ledger speaks of %llu parameters, its manifest of %llu",
                            (unsigned long long)parameters, (unsigned long long)layout.count);
     if (status == OK)
-        status = run_model_initialise(manifest, &layout, named ? checkpoint : NULL, theta, error);
+        status = run_model_initialise(manifest, &layout, named ? start->from : NULL, theta, error);
     layout_deinit(&layout);
     return status;
 }
 
-struct directory_initial directory_initial(const char *checkpoint) {
-    return (struct directory_initial){.initialise = initialise, .context = (void *)checkpoint};
+struct directory_initial directory_initial(const struct directory_start *start) {
+    return (struct directory_initial){.initialise = initialise,
+                                      .context = (void *)(uintptr_t)start};
 }

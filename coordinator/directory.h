@@ -2,6 +2,8 @@
  *
  *     DIR/manifest.yaml      the manifest in its canonical form, for people; entry 0 of the ledger
  *                            is what counts
+ *     DIR/layout             the run's tensors (model/layout_text.h), by the manifest's digest; not
+ *                            where they are the built-in trainer's own
  *     DIR/keys/ca.key, ca.pem                    the federation's root: its holder can enrol anyone
  *     DIR/keys/coordinator.key                   Ed25519: signs receipts, heads and snapshots
  *     DIR/keys/server.key, server.pem            P-256: the server's TLS identity, nothing else
@@ -9,8 +11,8 @@
  *                                                (with ca.pem) to where atollctl runs
  *     DIR/store/             LMDB: `ledger` (index -> entry), `snapshots` (version -> signed
  *                            header)
- *     DIR/checkpoint/        what came beside the initial checkpoint (model/beside.h), for exports;
- *                            not where there was none
+ *     DIR/checkpoint/        what came beside the initial checkpoint (model/beside.h) and its
+ *                            frozen tensors, for exports; not where there was none
  *     DIR/evaluations.jsonl  held-out losses (run/evaluations.h), where they are measured
  *     DIR/unfinished         only while the run is being made, or when that was cut off
  *     DIR/blobs/, uploads/   payloads and snapshots by digest; transfers under way
@@ -24,11 +26,14 @@
 #include "crypto/sign.h"
 #include "fed/replay.h"
 #include "model/layout.h"
+#include "run/run_start.h"
 #include "storage/blob.h"
 #include "storage/store.h"
 
 #define DIRECTORY_UNFINISHED "unfinished"
 #define DIRECTORY_CHECKPOINT "checkpoint"
+#define DIRECTORY_LAYOUT "layout"
+#define DIRECTORY_FROZEN "frozen.safetensors" /* in DIRECTORY_CHECKPOINT */
 
 enum directory_table { TABLE_LEDGER = 0, TABLE_SNAPSHOTS = 1, TABLE_COUNT = 2 };
 
@@ -55,18 +60,19 @@ struct directory_needs {
 };
 
 /* All that directory_create would refuse, found without making anything: what is in the way,
- * memory, disk, the checkpoint (which is read). *needs (may be NULL) is filled as far as it got. */
+ * memory, disk, the checkpoint (which is read). *needs (may be NULL) is filled as far as it got.
+ * `source` may be NULL: the manifest says it all. */
 MUST_USE enum status directory_create_check(const char *directory, const struct manifest *manifest,
-                                            const char *checkpoint, struct directory_needs *needs,
-                                            struct error *error);
+                                            const struct run_source *source,
+                                            struct directory_needs *needs, struct error *error);
 /* Lays a new run out: directory, keys, certificates, genesis entry, snapshot of version 0. All of
  * it or nothing: a failure removes what was made. While it is at work, and after it was killed,
  * DIR/unfinished stands there; such a directory is not a run to anybody, and the next
  * directory_create begins it anew. INVALID if something is in the way, FULL if it does not fit,
  * UNAVAILABLE while another process makes a run there. */
 MUST_USE enum status directory_create(const char *directory, const struct manifest *manifest,
-                                      const char *checkpoint, struct directory_needs *needs,
-                                      struct error *error);
+                                      const struct run_source *source,
+                                      struct directory_needs *needs, struct error *error);
 
 /* on_fatal as in storage/store.h. UNAVAILABLE while another process has it open; read_only looks
  * beside it, makes and changes nothing, and needs no write access. */
@@ -125,14 +131,23 @@ MUST_USE enum status directory_sweep(struct directory *data,
                                      const uint8_t key[static PUBLIC_KEY_SIZE],
                                      struct error *error);
 
+/* The run's layout, of a manifest that is in its ledger; ends with layout_deinit. `text` (may be
+ * NULL) gets the layout's text, nothing where it is the built-in trainer's own. CORRUPT: DIR/layout
+ * is not there, or another. */
+MUST_USE enum status directory_layout(const char *directory, const struct manifest *manifest,
+                                      struct layout *out, struct buffer *text, struct error *error);
+
 /* Gives the parameters of version 0, where no snapshot can be read. */
 struct directory_initial {
     enum status (*initialise)(void *context, const struct manifest *manifest, uint64_t parameters,
                               float *theta, struct error *error);
     void *context;
 };
-/* From the manifest's seed, or from `checkpoint`, its file (may be NULL; borrowed). */
-struct directory_initial directory_initial(const char *checkpoint);
+struct directory_start { /* all borrowed */
+    const char *directory;
+    const char *from; /* the checkpoint; NULL: from the manifest's seed */
+};
+struct directory_initial directory_initial(const struct directory_start *start);
 
 /* Everything a start needs: run state from all entries, the model from the newest good snapshot and
  * the steps after it, the last state root compared. Where no snapshot can be read, all steps are

@@ -24,19 +24,21 @@
 #include "fed/invitation.h"
 #include "model/beside.h"
 #include "model/fit.h"
-#include "run/run_checkpoint.h"
+#include "model/safetensors.h"
 #include "run/run_model.h"
 
 enum { YEAR_S = 31557600, AUTHORITY_YEARS = 20, CERTIFICATE_YEARS = 10, SMALL_THINGS = 2 << 20 };
 
 static const char *const pieces[] = {
-    "store", "keys", "blobs", "uploads", DIRECTORY_CHECKPOINT, "manifest.yaml"};
+    "store", "keys", "blobs", "uploads", DIRECTORY_CHECKPOINT, DIRECTORY_LAYOUT, "manifest.yaml"};
 
 struct making {
     const char *directory;
     bool made_directory;
     int mark; /* descriptor of DIR/unfinished, locked; -1: none */
-    uint8_t layout_digest[DIGEST_SIZE];
+    const struct run_source *source;
+    struct manifest manifest; /* as the source completes it */
+    struct run_start start;
     struct model_state model;
     uint8_t run_id[RUN_ID_SIZE];
     uint64_t now_s;
@@ -145,17 +147,6 @@ static enum status check_place(const char *directory, struct error *error) {
     return unfinished ? OK : check_pieces(directory, error);
 }
 
-static enum status check_checkpoint(const struct manifest *manifest, const char *checkpoint,
-                                    struct error *error) {
-    static const uint8_t none[DIGEST_SIZE];
-    bool wanted = !digest_equal(manifest->initial.checkpoint_digest, none);
-    if (wanted == (checkpoint != NULL)) return OK;
-    return error_set(
-        error, INVALID,
-        wanted ? "the manifest names a checkpoint by digest: give its file with --checkpoint"
-               : "--checkpoint is given, but the manifest has no initial.checkpoint_digest");
-}
-
 /* Of the file system on which the directory is, or would be. */
 static uint64_t disk_free(const char *directory) {
     char *path = xformat("%s/", directory);
@@ -203,37 +194,46 @@ static enum status check_fits(const char *directory, const struct manifest *mani
     return OK;
 }
 
-/* With `model`, version 0 is left in it; without, only what can be wrong is looked at. */
-static enum status prepare(const char *directory, const struct manifest *manifest,
-                           const char *checkpoint, struct directory_needs *needs,
-                           struct model_state *model, uint8_t *layout_digest, struct error *error) {
-    struct layout layout = {0};
+/* With `keep`, version 0 is left in *making; without, only what can be wrong is looked at. */
+static enum status prepare(struct making *making, bool keep, struct directory_needs *needs,
+                           struct error *error) {
     struct model_state made = {0};
-    TRY(check_place(directory, error));
-    TRY(check_checkpoint(manifest, checkpoint, error));
-    if (checkpoint) TRY(run_checkpoint_check(manifest, checkpoint, error));
-    TRY(run_model_layout(manifest, &layout, error));
-    run_model_layout_digest(&layout, layout_digest);
-    enum status status = check_fits(directory, manifest, layout.count, needs, error);
-    bool initial = model || checkpoint;
-    if (status == OK && initial) status = model_state_init(&made, manifest, layout.count, error);
+    TRY(check_place(making->directory, error));
+    TRY(run_start_open(making->source, &making->manifest, &making->start, error));
+    uint64_t count = making->start.layout.count;
+    enum status status = check_fits(making->directory, &making->manifest, count, needs, error);
+    bool initial = keep || making->source->from;
+    if (status == OK && initial) status = model_state_init(&made, &making->manifest, count, error);
     if (status == OK && initial)
-        status = run_model_initialise(manifest, &layout, checkpoint, made.theta, error);
-    layout_deinit(&layout);
-    if (status == OK && model)
-        *model = made;
+        status =
+            run_start_values(making->source, &making->start, &making->manifest, made.theta, error);
+    if (status == OK && keep)
+        making->model = made;
     else
         model_state_deinit(&made);
     return status;
 }
 
+static struct making making_of(const char *directory, const struct manifest *manifest,
+                               const struct run_source *source) {
+    static const struct run_source nothing = {0};
+    struct making making = {.directory = directory,
+                            .manifest = *manifest,
+                            .source = source ? source : &nothing,
+                            .now_s = clock_wall_ms() / 1000,
+                            .mark = -1};
+    random_system(making.run_id, sizeof making.run_id);
+    return making;
+}
+
 enum status directory_create_check(const char *directory, const struct manifest *manifest,
-                                   const char *checkpoint, struct directory_needs *needs,
+                                   const struct run_source *source, struct directory_needs *needs,
                                    struct error *error) {
     struct directory_needs own;
-    uint8_t layout_digest[DIGEST_SIZE];
-    return prepare(directory, manifest, checkpoint, needs ? needs : &own, NULL, layout_digest,
-                   error);
+    struct making making = making_of(directory, manifest, source);
+    enum status status = prepare(&making, false, needs ? needs : &own, error);
+    run_start_deinit(&making.start);
+    return status;
 }
 
 /* ---- the mark -------------------------------------------------------------------------------- */
@@ -319,12 +319,12 @@ out:
 /* ---- making it ------------------------------------------------------------------------------- */
 
 static enum status write_genesis(struct making *making, struct directory *data,
-                                 const struct manifest *manifest, struct error *error) {
+                                 struct error *error) {
     struct buffer canonical = {0}, raw = {0};
     struct ledger_entry entry = {.kind = LEDGER_GENESIS, .epoch = 1, .time_ms = clock_wall_ms()};
     uint8_t key[STORE_KEY_U64_SIZE];
-    manifest_write(manifest, &canonical);
-    memcpy(entry.genesis.layout_digest, making->layout_digest, DIGEST_SIZE);
+    manifest_write(&making->manifest, &canonical);
+    run_model_layout_digest(&making->start.layout, entry.genesis.layout_digest);
     memcpy(entry.genesis.run_id, making->run_id, RUN_ID_SIZE);
     memcpy(entry.genesis.coordinator_key, key_pair_public(making->coordinator), PUBLIC_KEY_SIZE);
     entry.genesis.parameters = making->model.parameters;
@@ -347,48 +347,68 @@ out:
     return status;
 }
 
-/* What came beside the checkpoint, for exports: token ids, tokenizer and the like. */
-static enum status keep_beside(const struct making *making, const char *checkpoint,
+/* Tensors that nobody trains, for exports. */
+static enum status keep_frozen(const struct making *making, const char *directory,
                                struct error *error) {
+    const struct layout *layout = &making->start.layout;
+    uint32_t *items = xcalloc((size_t)layout->other_count + 1, sizeof *items), count = 0;
+    for (uint32_t i = 0; i < layout->other_count; i++)
+        if (layout->others[i].tied == LAYOUT_FROZEN) items[count++] = layout->tensor_count + i;
+    const struct safetensors_part part = {
+        .items = items, .count = count, .frozen = making->source->from, .version = -1};
+    char *path = file_join(directory, DIRECTORY_FROZEN);
+    enum status status =
+        count ? safetensors_write_part(path, layout, making->model.theta, &part, error) : OK;
+    free(path);
+    free(items);
+    return status;
+}
+
+/* What came beside the checkpoint, for exports: token ids, tokenizer and the like. */
+static enum status keep_beside(const struct making *making, struct error *error) {
+    const char *checkpoint = making->source->from;
     bool tokenizer;
     if (!checkpoint) return OK;
     char *path = file_join(making->directory, DIRECTORY_CHECKPOINT);
     enum status status = file_make_directory(path, 0755, error);
     if (status == OK) status = beside_copy(checkpoint, path, true, &tokenizer, error);
+    if (status == OK) status = keep_frozen(making, path, error);
     free(path);
     return status;
 }
 
-static enum status make_all(struct making *making, const struct manifest *manifest,
-                            const char *checkpoint, struct error *error) {
+static enum status make_all(struct making *making, struct error *error) {
     struct directory data = {0};
     char *keys = file_join(making->directory, "keys"),
          *store = file_join(making->directory, "store");
     enum status status = file_make_directory(keys, 0700, error);
     if (status == OK) status = file_make_directory(store, 0700, error);
     if (status == OK) status = make_identities(making, error);
+    if (status == OK && making->start.text.size)
+        status = save(making, DIRECTORY_LAYOUT, buffer_bytes(&making->start.text), 0644, error);
     if (status == OK) status = directory_open_unfinished(making->directory, &data, error);
     if (status == OK) {
-        status = write_genesis(making, &data, manifest, error);
+        status = write_genesis(making, &data, error);
         directory_close(&data);
     }
-    if (status == OK) status = keep_beside(making, checkpoint, error);
+    if (status == OK) status = keep_beside(making, error);
     free(keys);
     free(store);
     return status;
 }
 
 enum status directory_create(const char *directory, const struct manifest *manifest,
-                             const char *checkpoint, struct directory_needs *needs,
+                             const struct run_source *source, struct directory_needs *needs,
                              struct error *error) {
-    struct making making = {.directory = directory, .now_s = clock_wall_ms() / 1000, .mark = -1};
     struct directory_needs own;
-    random_system(making.run_id, sizeof making.run_id);
-    TRY(prepare(directory, manifest, checkpoint, needs ? needs : &own, &making.model,
-                making.layout_digest, error));
-    enum status status = take_mark(&making, error);
-    if (status == OK) status = make_all(&making, manifest, checkpoint, error);
-    status = drop_mark(&making, status, error);
+    struct making making = making_of(directory, manifest, source);
+    enum status status = prepare(&making, true, needs ? needs : &own, error);
+    if (status == OK) {
+        status = take_mark(&making, error);
+        if (status == OK) status = make_all(&making, error);
+        status = drop_mark(&making, status, error);
+    }
+    run_start_deinit(&making.start);
     model_state_deinit(&making.model);
     key_pair_destroy(making.authority);
     key_pair_destroy(making.coordinator);

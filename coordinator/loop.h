@@ -24,6 +24,7 @@ struct loop_options {
     struct coordinator_state *state; /* borrowed, all of them; this thread's alone */
     const struct directory_keys *keys;
     const struct manifest *manifest;
+    struct bytes layout; /* its text, for who joins; empty: the built-in trainer's */
     uint8_t run_id[RUN_ID_SIZE];
     uint64_t parameters;
     const char *advertise;  /* HOST:PORT as sites reach us from outside, or "" */

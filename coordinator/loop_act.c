@@ -124,6 +124,7 @@ static void act_joined(struct loop *loop, const struct coordinator_action *actio
         memcpy(reply.coordinator_key, key_pair_public(loop->options.keys->coordinator),
                PUBLIC_KEY_SIZE);
         reply.manifest = buffer_bytes(&manifest);
+        reply.layout = loop->options.layout;
         if (site) log_info("site_joined", "site=%u name=%s", action->site, site->name);
     } else {
         char quoted[256];

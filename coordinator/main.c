@@ -29,7 +29,7 @@ static int code_of(enum status status) {
 struct coordinator_settings {
     const char *directory, *port_file, *advertise;
     struct setting_list listen;
-    const char *checkpoint;
+    const char *from;
     struct setting_list heldout;
     double heldout_share, heldout_margin;
     uint64_t heldout_every, heldout_windows;
@@ -94,10 +94,10 @@ static const struct setting table[] = {
      .max = "30d",
      .help = "a waiting contribution whose payload the disk has lost is asked for this long, then "
              "dropped; its site keeps its mass"},
-    {.name = "checkpoint",
+    {.name = "from",
      .kind = SETTING_PATH,
-     SETTING_FIELD(struct coordinator_settings, checkpoint),
-     .value_name = "FILE",
+     SETTING_FIELD(struct coordinator_settings, from),
+     .value_name = "PATH",
      .help = "what the run began from; only asked for where no snapshot of the run can be read"},
     {.name = "chunk",
      .kind = SETTING_SIZE,
@@ -216,7 +216,7 @@ static int run(const struct coordinator_settings *settings) {
         .presence_ms = settings->presence_ms,
         .retry_ms = settings->retry_ms,
         .lost_ms = settings->lost_ms,
-        .checkpoint = settings->checkpoint,
+        .from = settings->from,
         .chunk_limit = (uint32_t)settings->chunk,
         .head_interval = (uint32_t)settings->head_interval,
         .snapshots_kept = (uint32_t)settings->snapshots,

@@ -16,6 +16,7 @@
 #include "codec/codec.h"
 #include "coordinator/loop.h"
 #include "run/evaluator.h"
+#include "run/run_model.h"
 
 enum { CLOSE_LIMIT_S = 60, SAVE_LIMIT_S = 600 };
 
@@ -26,6 +27,8 @@ struct server {
     struct model_state model;        /* the model thread's, from its start to its stop */
     struct coordinator_state *state; /* the loop's, likewise */
     struct manifest manifest;
+    struct layout layout;
+    struct buffer layout_text;
     uint8_t run_id[RUN_ID_SIZE];
     uint64_t parameters;
 
@@ -177,7 +180,8 @@ static enum status restore(struct server *server, struct error *error) {
     char quoted[256];
     struct replay_report report = {0};
     uint64_t start = clock_monotonic_ms();
-    struct directory_initial initial = directory_initial(server->options.checkpoint);
+    const struct directory_start from = {server->options.directory, server->options.from};
+    struct directory_initial initial = directory_initial(&from);
     TRY(directory_restore(&server->data, &initial, &run, &server->model, &report, error));
     if (report.lost_payload)
         log_error("payload_lost",
@@ -193,6 +197,12 @@ static enum status restore(struct server *server, struct error *error) {
     server->manifest = *run_state_genesis(run); /* its digest is what a site compares */
     memcpy(server->run_id, run_state_run_id(run), RUN_ID_SIZE);
     server->parameters = run_state_parameters(run);
+    status = directory_layout(server->options.directory, &server->manifest, &server->layout,
+                              &server->layout_text, error);
+    if (status != OK) {
+        run_state_destroy(run);
+        return status;
+    }
     uint64_t largest = fragment_largest(server->parameters, server->manifest.fragments);
     struct coordinator_options options = {
         .key = server->keys.coordinator,
@@ -230,6 +240,11 @@ static enum status start_evaluator(struct server *server, struct error *error) {
         .margin = options->heldout_margin,
         .manifest = &server->manifest,
         .version = run_state_version(coordinator_state_run(server->state))};
+    if (how.count > 0)
+        TRY(run_model_check_built_in(&server->layout,
+                                     "leave --heldout out, and measure versions "
+                                     "that are exported",
+                                     error));
     return how.count > 0 ? evaluator_start(&how, &server->evaluator, error) : OK;
 }
 
@@ -290,6 +305,7 @@ static enum status start_loop(struct server *server, struct error *error) {
     struct loop_options options = {.state = server->state,
                                    .keys = &server->keys,
                                    .manifest = &server->manifest,
+                                   .layout = buffer_bytes(&server->layout_text),
                                    .parameters = server->parameters,
                                    .advertise = server->options.advertise,
                                    .head_interval = server->options.head_interval,
@@ -377,6 +393,8 @@ void server_destroy(struct server *server) {
     directory_close(&server->data); /* commits what it has; the loop takes nothing any more */
     loop_destroy(server->loop);
     ending_limit(0, 0, NULL);
+    layout_deinit(&server->layout);
+    buffer_deinit(&server->layout_text);
     directory_keys_close(&server->keys);
     coordinator_state_destroy(server->state);
     model_state_deinit(&server->model);

@@ -35,7 +35,7 @@ struct server_options {
     size_t address_count;
     const char *advertise; /* HOST:PORT as sites reach it from outside; "" or NULL: not known */
     uint32_t uploads_limit;
-    const char *checkpoint; /* what the run began from, for a start without a readable snapshot; may
+    const char *from; /* what the run began from, for a start without a readable snapshot; may
                                be NULL */
     uint64_t presence_ms, retry_ms;
     uint64_t lost_ms; /* how long a waiting contribution's lost payload is asked for before it is

@@ -413,7 +413,7 @@ enum status train_memory(const struct train_options *options, uint64_t *out, str
     struct layout layout;
     uint64_t sites = options->topology->site_count,
              sparse = options->manifest->outer.mode == OUTER_SPARSE ? 4 : 0;
-    TRY(run_model_layout(options->manifest, &layout, error));
+    TRY(run_model_layout(options->manifest, bytes_of(NULL, 0), &layout, error));
     uint64_t parameters = layout.count;
     one.model = layout.config;
     layout_deinit(&layout);
@@ -492,7 +492,7 @@ static enum status train_open(struct train *train, struct error *error) {
         return error_set(
             error, INVALID,
             "no data: name a file of text or tokens for each site, or some that they share");
-    TRY(run_model_layout(manifest, &train->layout, error));
+    TRY(run_model_layout(manifest, bytes_of(NULL, 0), &train->layout, error));
     TRY(model_state_init(&train->model, manifest, train->layout.count, error));
     TRY(run_model_initialise(manifest, &train->layout, NULL, train->model.theta, error));
     for (uint32_t i = 0; i < manifest->fragments; i++) {

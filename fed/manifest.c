@@ -48,7 +48,7 @@ void manifest_defaults(struct manifest *out) { fill_defaults(OUTER_SPARSE, out);
         return error_set(error, INVALID, __VA_ARGS__);                                             \
     } while (0)
 
-static enum status check_model(const struct manifest *m, const char **key, struct error *error) {
+static enum status check_sizes(const struct manifest *m, const char **key, struct error *error) {
     if (m->model.hidden % m->model.heads != 0)
         REFUSE("model.heads", "%u heads do not divide model.hidden %u: write a divisor of it",
                m->model.heads, m->model.hidden);
@@ -64,7 +64,16 @@ static enum status check_model(const struct manifest *m, const char **key, struc
     if (m->tokenizer == TOKENIZER_BYTE && m->model.vocabulary < 256)
         REFUSE("model.vocabulary", "%u is too small for the byte tokenizer: write 256 or more",
                m->model.vocabulary);
-    static const uint8_t none[DIGEST_SIZE];
+    return OK;
+}
+
+static const uint8_t none[DIGEST_SIZE];
+
+static enum status check_model(const struct manifest *m, const char **key, struct error *error) {
+    /* another layout's model is not made from its sizes */
+    if (digest_equal(m->layout, none)) TRY(check_sizes(m, key, error));
+    if (digest_equal(m->layout, none) && !digest_equal(m->base, none))
+        REFUSE("base", "only an adapter has a base: write none, or make the run with --from");
     if (m->tokenizer == TOKENIZER_BYTE && !digest_equal(m->tokenizer_digest, none))
         REFUSE("tokenizer_digest",
                "bytes have no tokenizer.json: write none, or tokenizer: external");
@@ -216,15 +225,41 @@ static enum status read_document(const struct yaml *yaml, struct manifest *out,
     return error_wrap(error, status, "manifest: %s (by default)", key);
 }
 
+static const struct yaml_limits yaml_limits = {.size = MANIFEST_LIMIT, .entries = 256, .depth = 4};
+
 enum status manifest_parse(struct bytes yaml, struct manifest *out, struct error *error) {
     struct yaml *document = NULL;
-    const struct yaml_limits limits = {.size = MANIFEST_LIMIT, .entries = 256, .depth = 4};
-    TRY(yaml_read(yaml, "manifest", &limits, &document, error));
+    TRY(yaml_read(yaml, "manifest", &yaml_limits, &document, error));
     struct manifest read;
     enum status status = read_document(document, &read, error);
     if (status == OK) *out = read;
     yaml_close(document);
     return status;
+}
+
+enum status manifest_check_count(const struct manifest *manifest, uint64_t parameters,
+                                 struct error *error) {
+    uint64_t least = manifest->fragments == 1 ? 1 : (uint64_t)manifest->fragments * CODEC_CHUNK;
+    if (parameters >= least && parameters <= CODEC_COUNT_MAX) return OK;
+    return error_set(error, INVALID,
+                     "%llu parameters: with %u fragments, %llu to %llu are possible",
+                     (unsigned long long)parameters, manifest->fragments, (unsigned long long)least,
+                     (unsigned long long)CODEC_COUNT_MAX);
+}
+
+enum status manifest_set(struct manifest *manifest, const char *key, const char *value,
+                         struct error *error) {
+    const struct setting *setting = setting_find(manifest_settings, key);
+    ASSERT(setting);
+    return setting_parse(setting, value, field_of(setting, manifest), error);
+}
+
+bool manifest_gives(struct bytes yaml, const char *key) {
+    struct yaml *document = NULL;
+    if (yaml_read(yaml, "manifest", &yaml_limits, &document, NULL) != OK) return false;
+    bool there = yaml_find(document, key) != NULL;
+    yaml_close(document);
+    return there;
 }
 
 /* --- changing --------------------------------------------------------------------------------- */

@@ -50,9 +50,11 @@ struct manifest {
 
     struct {
         uint64_t seed;
-        /* of a safetensors file; all zero: initialise from the seed */
-        uint8_t checkpoint_digest[DIGEST_SIZE];
+        uint8_t root[DIGEST_SIZE]; /* state root of version 0; all zero: initialise from the seed */
     } initial;
+    /* of the layout's text (model/layout_text.h); all zero: the built-in trainer's, by `model` */
+    uint8_t layout[DIGEST_SIZE];
+    uint8_t base[DIGEST_SIZE]; /* of the frozen model that an adapter is for; all zero: none */
 
     enum tokenizer_kind tokenizer;
     uint8_t tokenizer_digest[DIGEST_SIZE]; /* of its tokenizer.json, which sites' shards must be
@@ -123,6 +125,16 @@ void manifest_defaults(struct manifest *out);
  * instead, for an unknown key, a value out of bounds, or a combination that is refused (sparse with
  * momentum, dense with error feedback, a head count that does not divide the width, ...). */
 MUST_USE enum status manifest_parse(struct bytes yaml, struct manifest *out, struct error *error);
+/* Sets one key from its text, which must be in bounds by itself (INVALID): manifest_check judges
+ * the whole. */
+MUST_USE enum status manifest_set(struct manifest *manifest, const char *key, const char *value,
+                                  struct error *error);
+/* Whether YAML that manifest_parse took gives that key. */
+bool manifest_gives(struct bytes yaml, const char *key);
+/* Whether a model of so many parameters can be of this run: INVALID where the fragments need more,
+ * or a codec cannot number them. */
+MUST_USE enum status manifest_check_count(const struct manifest *manifest, uint64_t parameters,
+                                          struct error *error);
 /* The checks alone. */
 MUST_USE enum status manifest_check(const struct manifest *manifest, struct error *error);
 /* Appends the canonical form: every key, in table order, one `key: value` a line. It parses back to

@@ -44,8 +44,18 @@ const struct setting manifest_settings[] = {
 
     {"initial.seed", SETTING_COUNT, AT(initial.seed), "1", "0", "18446744073709551615",
      .help = "The first parameters are drawn from it, the same on every machine."},
-    {"initial.checkpoint_digest", SETTING_HEX, AT(initial.checkpoint_digest), "none",
-     .help = "SHA-256 of the safetensors file to start from instead."},
+    {"initial.root", SETTING_HEX, AT(initial.root), "none",
+     .help = "State root of the checkpoint to start from instead. `atollctl run create --from` "
+             "writes it; given here, the checkpoint must be that one, however it is cut into "
+             "files."},
+
+    {"layout", SETTING_HEX, AT(layout), "none",
+     .help = "SHA-256 of the list of the parameters' tensors, which `run create --from` and "
+             "`--layout` write; none: the built-in trainer's, by the model's sizes above, which "
+             "mean nothing otherwise unless they are those of config.json."},
+    {"base", SETTING_HEX, AT(base), "none",
+     .help = "Digest of the frozen model that an adapter (LoRA) is trained for; `run create "
+             "--base` writes it."},
 
     {"tokenizer", SETTING_CHOICE, AT(tokenizer), "byte", .choices = tokenizers,
      .help =

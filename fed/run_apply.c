@@ -55,12 +55,7 @@ static enum status check_genesis(const struct ledger_entry *entry, struct error 
     buffer_deinit(&canonical);
     if (!same) return error_set(error, INVALID, "the manifest is not in its canonical form");
     TRY(public_key_check(entry->genesis.coordinator_key, error));
-    uint64_t least = manifest.fragments == 1 ? 1 : (uint64_t)manifest.fragments * CODEC_CHUNK;
-    if (entry->genesis.parameters < least || entry->genesis.parameters > CODEC_COUNT_MAX)
-        return error_set(error, INVALID, "%llu parameters, where %u fragments need at least %llu",
-                         (unsigned long long)entry->genesis.parameters, manifest.fragments,
-                         (unsigned long long)least);
-    return OK;
+    return manifest_check_count(&manifest, entry->genesis.parameters, error);
 }
 
 static void commit_genesis(struct run_state *state, const struct ledger_entry *entry) {

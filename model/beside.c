@@ -67,12 +67,6 @@ char *beside_path(const char *checkpoint, const char *name) {
     return path;
 }
 
-char *beside_tensors(const char *checkpoint) {
-    struct stat info;
-    bool directory = stat(checkpoint, &info) == 0 && S_ISDIR(info.st_mode);
-    return directory ? file_join(checkpoint, "model.safetensors") : xstrdup(checkpoint);
-}
-
 enum status beside_config(const char *checkpoint, struct model_config *out, struct error *error) {
     char *path = beside_path(checkpoint, "config.json");
     struct buffer text = {0};

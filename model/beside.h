@@ -24,9 +24,6 @@ enum { BESIDE_SIZE_MAX = 64 << 20, BESIDE_FILES_MAX = 256 };
 
 /* Where `name` is, or would be, beside the checkpoint. Owned by the caller. */
 char *beside_path(const char *checkpoint, const char *name);
-/* The file of all its tensors: a directory's model.safetensors, else the path itself. Owned by the
- * caller. */
-char *beside_tensors(const char *checkpoint);
 /* NOT_FOUND: no config.json; INVALID names the field that asks for another kind of model. */
 MUST_USE enum status beside_config(const char *checkpoint, struct model_config *out,
                                    struct error *error);

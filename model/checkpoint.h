@@ -9,9 +9,15 @@
 #ifndef MODEL_CHECKPOINT_H
 #define MODEL_CHECKPOINT_H
 
-#include "model/layout.h"
+#include "model/safetensors.h"
 
-enum { CHECKPOINT_INDEX_MAX = 16 << 20, CHECKPOINT_FILES_MAX = 4096 };
+enum {
+    CHECKPOINT_INDEX_MAX = 16 << 20,
+    CHECKPOINT_FILES_MAX = 4096,
+    CHECKPOINT_TENSORS_MAX = 1 << 18
+};
+#define CHECKPOINT_INDEX "model.safetensors.index.json"
+#define CHECKPOINT_ADAPTER "adapter_model.safetensors" /* as PEFT calls a LoRA's tensors */
 
 /* NOT_FOUND: there is no config.json; INVALID: it is of another kind of model, naming the field. */
 MUST_USE enum status checkpoint_config(const char *directory, struct model_config *out,
@@ -24,5 +30,22 @@ MUST_USE enum status checkpoint_read(const char *path, const struct layout *layo
 /* Both: *layout is the caller's to deinit, *parameters to free. FULL if there is no memory. */
 MUST_USE enum status checkpoint_load(const char *directory, struct layout *layout,
                                      float **parameters, struct error *error);
+
+/* Whether the directory is an adapter's. */
+bool checkpoint_is_adapter(const char *path);
+struct checkpoint_tensor {
+    struct safetensors_entry entry;
+    uint32_t file;
+};
+struct checkpoint_listing {
+    char **files; /* [file_count], owned */
+    uint32_t file_count;
+    struct checkpoint_tensor *tensors; /* [count], owned */
+    uint32_t count;
+};
+/* All tensors of a checkpoint of whatever architecture. Statuses of checkpoint_read. */
+MUST_USE enum status checkpoint_list(const char *path, struct checkpoint_listing *out,
+                                     struct error *error);
+void checkpoint_listing_deinit(struct checkpoint_listing *listing);
 
 #endif

@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "model/beside.h"
+#include "model/checkpoint.h"
 #include "model/config_file.h"
 
 static enum status write_text(const char *directory, const char *name, struct buffer *text,
@@ -152,13 +153,48 @@ static enum status remove_file(const char *directory, const char *name, struct e
     return status;
 }
 
-/* How many tensors from the first-th on go into one file. */
-static uint32_t tensors_in_shard(const struct layout *layout, uint32_t first,
-                                 const struct export_options *o) {
+/* What is stored: every tensor, under all of its names. */
+struct stored_items {
+    uint32_t *items; /* [count], owned */
+    uint32_t count;
+    uint64_t size; /* bytes of all */
+};
+
+static bool is_frozen(const struct layout *layout, uint32_t item) {
+    return item >= layout->tensor_count &&
+           layout->others[item - layout->tensor_count].tied == LAYOUT_FROZEN;
+}
+
+static struct stored_items items_of(const struct layout *layout, const struct export_options *o) {
+    struct stored_items stored = {0};
+    uint32_t all = layout->tensor_count + layout->other_count;
+    stored.items = xcalloc(all, sizeof *stored.items);
+    for (uint32_t i = 0; i < all; i++) {
+        if (is_frozen(layout, i) && !o->frozen) continue;
+        stored.items[stored.count++] = i;
+        stored.size += safetensors_item_size(layout, i, o->dtype);
+    }
+    return stored;
+}
+
+static uint64_t stored_size(const struct layout *layout, const struct export_options *options) {
+    struct stored_items stored = items_of(layout, options);
+    free(stored.items);
+    return stored.size;
+}
+
+static const char *item_name(const struct layout *layout, uint32_t item) {
+    return item < layout->tensor_count ? layout->tensors[item].name
+                                       : layout->others[item - layout->tensor_count].name;
+}
+
+/* How many items from the first-th on go into one file. */
+static uint32_t items_in_shard(const struct layout *layout, const struct stored_items *stored,
+                               uint32_t first, const struct export_options *o) {
     uint64_t limit = o->shard_size ? o->shard_size : EXPORT_SHARD_SIZE, size = 0;
     uint32_t count = 0;
-    for (; first + count < layout->tensor_count; count++) {
-        size += layout->tensors[first + count].count * tensor_dtype_size(o->dtype);
+    for (; first + count < stored->count; count++) {
+        size += safetensors_item_size(layout, stored->items[first + count], o->dtype);
         if (count > 0 && size > limit) break;
     }
     return count;
@@ -169,49 +205,78 @@ static char *shard_name(uint32_t number, uint32_t shards) {
 }
 
 static enum status write_index(const char *directory, const struct layout *layout,
-                               const struct export_options *o, uint32_t shards,
-                               struct error *error) {
+                               const struct stored_items *stored, const struct export_options *o,
+                               uint32_t shards, struct error *error) {
     struct buffer text = {0};
     struct json_writer w = json_writer_of(&text, true);
     json_begin_object(&w);
     json_key(&w, "metadata");
     json_begin_object(&w);
-    json_put_u64(&w, "total_size", layout->count * tensor_dtype_size(o->dtype));
+    json_put_u64(&w, "total_size", stored->size);
     json_end_object(&w);
     json_key(&w, "weight_map");
     json_begin_object(&w);
-    for (uint32_t first = 0, shard = 0; first < layout->tensor_count; shard++) {
+    for (uint32_t first = 0, shard = 0; first < stored->count; shard++) {
         char *name = shard_name(shard, shards);
-        for (uint32_t count = tensors_in_shard(layout, first, o); count > 0; count--)
-            json_put_text(&w, layout->tensors[first++].name, name);
+        for (uint32_t count = items_in_shard(layout, stored, first, o); count > 0; count--)
+            json_put_text(&w, item_name(layout, stored->items[first++]), name);
         free(name);
     }
     json_end_object(&w);
     json_end_object(&w);
-    return write_text(directory, "model.safetensors.index.json", &text, error);
+    return write_text(directory, CHECKPOINT_INDEX, &text, error);
+}
+
+static bool is_adapter(const struct export_options *options) {
+    char *path = options->beside ? beside_path(options->beside, "adapter_config.json") : NULL;
+    bool there = path && file_exists(path);
+    free(path);
+    return there;
+}
+
+static enum status write_shards(const char *directory, const struct layout *layout,
+                                const float *parameters, const struct stored_items *stored,
+                                const struct export_options *o, struct error *error) {
+    bool adapter = is_adapter(o); /* which has one file, however large */
+    uint32_t shards = 0;
+    for (uint32_t first = 0; first < stored->count; shards++)
+        first += items_in_shard(layout, stored, first, o);
+    if (adapter) shards = 1;
+    for (uint32_t first = 0, shard = 0; first < stored->count; shard++) {
+        const struct safetensors_part part = {
+            .items = stored->items + first,
+            .count = adapter ? stored->count : items_in_shard(layout, stored, first, o),
+            .dtype = o->dtype,
+            .frozen = o->frozen,
+            .version = o->version};
+        char *name = adapter       ? xstrdup(CHECKPOINT_ADAPTER)
+                     : shards == 1 ? xstrdup("model.safetensors")
+                                   : shard_name(shard, shards),
+             *path = file_join(directory, name);
+        enum status status = safetensors_write_part(path, layout, parameters, &part, error);
+        free(path);
+        free(name);
+        TRY(status);
+        first += part.count;
+    }
+    /* Of an older export in this directory, nothing may be left that a reader would prefer. */
+    if (shards == 1) return remove_file(directory, CHECKPOINT_INDEX, error);
+    TRY(remove_file(directory, "model.safetensors", error));
+    return write_index(directory, layout, stored, o, shards, error);
 }
 
 static enum status write_tensors(const char *directory, const struct layout *layout,
                                  const float *parameters, const struct export_options *o,
                                  struct error *error) {
-    uint32_t shards = 0;
-    for (uint32_t first = 0; first < layout->tensor_count; shards++)
-        first += tensors_in_shard(layout, first, o);
-    for (uint32_t first = 0, shard = 0; first < layout->tensor_count; shard++) {
-        uint32_t count = tensors_in_shard(layout, first, o);
-        char *name = shards == 1 ? xstrdup("model.safetensors") : shard_name(shard, shards),
-             *path = file_join(directory, name);
-        enum status status = safetensors_write_part(path, layout, parameters, first, count,
-                                                    o->dtype, o->version, error);
-        free(path);
-        free(name);
-        TRY(status);
-        first += count;
-    }
-    /* Of an older export in this directory, nothing may be left that a reader would prefer. */
-    if (shards == 1) return remove_file(directory, "model.safetensors.index.json", error);
-    TRY(remove_file(directory, "model.safetensors", error));
-    return write_index(directory, layout, o, shards, error);
+    struct stored_items stored = items_of(layout, o);
+    if (stored.count < layout->tensor_count + layout->other_count)
+        log_warn("frozen_left_out",
+                 "dir=\"%s\" message=\"what this model began from is not here: its frozen tensors "
+                 "are not in the export\"",
+                 directory);
+    enum status status = write_shards(directory, layout, parameters, &stored, o, error);
+    free(stored.items);
+    return status;
 }
 
 /* --- the small files -------------------------------------------------------------------------- */
@@ -223,12 +288,32 @@ static bool exists_beside(const char *checkpoint, const char *name) {
     return there;
 }
 
+/* Another architecture's: as they came. */
+static enum status write_foreign_files(const char *directory, const struct export_options *options,
+                                       const struct buffer *origin, struct error *error) {
+    bool tokenizer;
+    if (options->beside) TRY(beside_copy(options->beside, directory, false, &tokenizer, error));
+    if (!origin->size) {
+        if (!is_adapter(options))
+            log_warn("no_config",
+                     "dir=\"%s\" message=\"what this model began from is not here: there are its "
+                     "tensors, without config.json\"",
+                     directory);
+        return OK;
+    }
+    char *path = file_join(directory, "config.json");
+    enum status status = file_write(path, buffer_bytes(origin), 0644, error);
+    free(path);
+    return status;
+}
+
 /* The checkpoint's own small files; where it has no tokenizer, the byte tokenizer's, unless
  * somebody's own stands there. */
 static enum status write_small_files(const char *directory, const struct layout *layout,
                                      const struct export_options *options,
                                      const struct buffer *origin, struct error *error) {
     bool tokenizer = false;
+    if (!layout->built_in) return write_foreign_files(directory, options, origin, error);
     if (options->beside) TRY(beside_copy(options->beside, directory, false, &tokenizer, error));
     if (!tokenizer && options->byte_tokenizer) {
         if (beside_tokens(directory) == DATA_TOKENS_EXTERNAL)
@@ -240,7 +325,8 @@ static enum status write_small_files(const char *directory, const struct layout 
     }
     if (!origin->size || !exists_beside(options->beside, "generation_config.json"))
         TRY(write_generation(directory, origin, error));
-    return write_config(directory, &layout->config, options->dtype, origin, error);
+    return write_config(directory, &layout->config,
+                        options->dtype ? *options->dtype : layout->tensors[0].dtype, origin, error);
 }
 
 /* --- whose directory it is -------------------------------------------------------------------- */
@@ -251,8 +337,7 @@ static bool is_part(const char *name) {
 }
 
 static bool is_written_here(const char *name) {
-    static const char *const names[] = {"config.json", "generation_config.json",
-                                        "model.safetensors.index.json"};
+    static const char *const names[] = {"config.json", "generation_config.json", CHECKPOINT_INDEX};
     for (size_t i = 0; i < COUNT_OF(names); i++)
         if (strcmp(name, names[i]) == 0) return true;
     return is_part(name);
@@ -294,8 +379,7 @@ static enum status claim_directory(const char *directory, uint64_t size, struct 
 enum status export_claim(const char *directory, const struct layout *layout,
                          const struct export_options *options, struct output **out,
                          struct error *error) {
-    return claim_directory(directory, layout->count * tensor_dtype_size(options->dtype), out,
-                           error);
+    return claim_directory(directory, stored_size(layout, options), out, error);
 }
 
 enum status export_check(const char *directory, struct error *error) {
@@ -328,7 +412,7 @@ enum status export_model_as(const char *directory, const struct layout *layout,
                             const float *parameters, const struct export_options *options,
                             struct error *error) {
     struct output *output = NULL;
-    if (options->byte_tokenizer && layout->config.vocabulary < 256)
+    if (layout->built_in && options->byte_tokenizer && layout->config.vocabulary < 256)
         return error_set(error, INVALID, "a vocabulary of %u has no byte tokenizer",
                          layout->config.vocabulary);
     if (!options->claimed) TRY(export_claim(directory, layout, options, &output, error));

@@ -1,6 +1,10 @@
 /* A directory that transformers' from_pretrained opens: model.safetensors (or, past a size, several
  * files and model.safetensors.index.json), config.json, generation_config.json and a tokenizer.
  *
+ * Of a layout that is not built in, config.json and all other small files are those of the
+ * checkpoint that the model began from, byte for byte; an adapter's tensors are in
+ * adapter_model.safetensors, which PEFT opens.
+ *
  * What came beside the checkpoint that the model began from comes out again (model/beside.h): token
  * ids, generation settings, tokenizer, templates. Without one, and where the vocabulary is bytes
  * (>= 256), tokenizer.json and tokenizer_config.json are of the byte tokenizer, whose token b is
@@ -24,10 +28,11 @@ struct export_options {
     bool byte_tokenizer; /* write the byte tokenizer's files if `beside` has no tokenizer */
     /* the checkpoint that the model began from, a directory or file; NULL: none */
     const char *beside;
-    enum tensor_dtype dtype; /* of the stored tensors */
-    uint64_t shard_size;     /* bytes of tensors a file may hold (one tensor at least); 0:
-                                EXPORT_SHARD_SIZE */
-    bool claimed;            /* the caller holds export_claim's lock */
+    const char *frozen;             /* a checkpoint that has the layout's frozen tensors */
+    const enum tensor_dtype *dtype; /* of all stored tensors; NULL: each its own, by the layout */
+    uint64_t shard_size;            /* bytes of tensors a file may hold (one tensor at least); 0:
+                            EXPORT_SHARD_SIZE */
+    bool claimed;                   /* the caller holds export_claim's lock */
 };
 /* Before long work: whether export_model_as will be able to write there, which it is then kept free
  * for; output_release makes it free again. INVALID: it holds a model that is not an export of ours;

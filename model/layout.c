@@ -14,7 +14,7 @@ static const char MAGIC[] = "atoll layout 1\n";
 
 /* s / sqrt(divisor) for s = 0.02, from integers alone: isqrt(0.0004 * 2^48 / divisor) / 2^24, one
  * conversion to float. */
-static float initial_scale(uint64_t divisor) {
+float layout_initial_scale(uint64_t divisor) {
     uint64_t square = (UINT64_C(400) << 48) / (1000000 * divisor), root = 0;
     for (uint64_t bit = UINT64_C(1) << 28; bit; bit >>= 1)
         if ((root + bit) * (root + bit) <= square) root += bit;
@@ -27,7 +27,7 @@ static void layout_add(struct layout *layout, const char *name, uint32_t dimensi
     snprintf(tensor->name, sizeof tensor->name, "%s", name);
     tensor->dimensions = dimensions;
     tensor->shape[0] = rows;
-    tensor->shape[1] = columns;
+    if (dimensions == 2) tensor->shape[1] = columns;
     tensor->offset = layout->count;
     tensor->count = (uint64_t)rows * columns;
     tensor->decays = dimensions == 2;
@@ -38,7 +38,7 @@ static void layout_add(struct layout *layout, const char *name, uint32_t dimensi
 static void layout_add_layer(struct layout *layout, uint32_t layer) {
     const struct model_config *c = &layout->config;
     uint32_t kv_width = c->kv_heads * model_head_size(c);
-    float scale = initial_scale(1), residual = initial_scale(2 * (uint64_t)c->layers);
+    float scale = layout_initial_scale(1), residual = layout_initial_scale(2 * (uint64_t)c->layers);
     const struct {
         const char *name;
         uint32_t dimensions, rows, columns;
@@ -65,21 +65,22 @@ static void layout_add_layer(struct layout *layout, uint32_t layer) {
 enum status layout_init(const struct model_config *config, struct layout *out,
                         struct error *error) {
     TRY(model_config_check(config, error));
-    struct layout layout = {.config = *config};
+    struct layout layout = {.built_in = true, .config = *config};
     layout.tensors = xcalloc(9 * (size_t)config->layers + 3, sizeof *layout.tensors);
     layout_add(&layout, "model.embed_tokens.weight", 2, config->vocabulary, config->hidden,
-               initial_scale(1));
+               layout_initial_scale(1));
     for (uint32_t layer = 0; layer < config->layers; layer++) layout_add_layer(&layout, layer);
     layout_add(&layout, "model.norm.weight", 1, config->hidden, 1, 0);
     if (!config->tied)
         layout_add(&layout, "lm_head.weight", 2, config->vocabulary, config->hidden,
-                   initial_scale(1));
+                   layout_initial_scale(1));
     *out = layout;
     return OK;
 }
 
 void layout_deinit(struct layout *layout) {
     free(layout->tensors);
+    free(layout->others);
     *layout = (struct layout){0};
 }
 
@@ -87,6 +88,30 @@ const struct layout_tensor *layout_find(const struct layout *layout, const char 
     for (uint32_t i = 0; i < layout->tensor_count; i++)
         if (strcmp(layout->tensors[i].name, name) == 0) return &layout->tensors[i];
     return NULL;
+}
+
+const struct layout_other *layout_find_other(const struct layout *layout, const char *name) {
+    uint32_t from = 0, to = layout->other_count;
+    while (from < to) {
+        uint32_t middle = from + (to - from) / 2;
+        int order = strcmp(layout->others[middle].name, name);
+        if (order == 0) return &layout->others[middle];
+        if (order < 0)
+            from = middle + 1;
+        else
+            to = middle;
+    }
+    return NULL;
+}
+
+char *layout_shape_text(uint32_t dimensions, const uint64_t *shape,
+                        char out[static LAYOUT_SHAPE_SIZE]) {
+    size_t at = (size_t)snprintf(out, LAYOUT_SHAPE_SIZE, "[");
+    for (uint32_t d = 0; d < dimensions; d++)
+        at += (size_t)snprintf(out + at, LAYOUT_SHAPE_SIZE - at, "%s%llu", d ? ", " : "",
+                               (unsigned long long)shape[d]);
+    snprintf(out + at, LAYOUT_SHAPE_SIZE - at, "]");
+    return out;
 }
 
 void layout_describe(const struct layout *layout, struct buffer *out) {
@@ -105,7 +130,8 @@ void layout_describe(const struct layout *layout, struct buffer *out) {
         buffer_append(out, tensor->name, strlen(tensor->name));
         buffer_u64(out, tensor->offset);
         buffer_u8(out, (uint8_t)tensor->dimensions);
-        for (uint32_t d = 0; d < tensor->dimensions; d++) buffer_u32(out, tensor->shape[d]);
+        for (uint32_t d = 0; d < tensor->dimensions; d++)
+            buffer_u32(out, (uint32_t)tensor->shape[d]);
     }
 }
 
@@ -144,10 +170,12 @@ static enum status compare_tensors(const struct layout_tensor *a, const struct l
                                    struct error *error) {
     if (strcmp(a->name, b->name) != 0)
         return error_set(error, INVALID, "tensor \"%s\" against \"%s\"", a->name, b->name);
-    if (a->dimensions != b->dimensions || a->shape[0] != b->shape[0] || a->shape[1] != b->shape[1])
-        return error_set(error, INVALID, "tensor \"%s\" is [%u, %u] against [%u, %u]", a->name,
-                         a->shape[0], a->shape[1], b->shape[0], b->shape[1]);
-    return OK;
+    if (a->dimensions == b->dimensions && memcmp(a->shape, b->shape, sizeof a->shape) == 0)
+        return OK;
+    char one[LAYOUT_SHAPE_SIZE], other[LAYOUT_SHAPE_SIZE];
+    return error_set(error, INVALID, "tensor \"%s\" is %s against %s", a->name,
+                     layout_shape_text(a->dimensions, a->shape, one),
+                     layout_shape_text(b->dimensions, b->shape, other));
 }
 
 enum status layout_compare(const struct layout *a, const struct layout *b, struct error *error) {
@@ -191,8 +219,9 @@ void layout_initialise(const struct layout *layout, uint64_t seed, float *parame
     for (uint32_t t = 0; t < layout->tensor_count; t++) {
         const struct layout_tensor *tensor = &layout->tensors[t];
         for (uint64_t i = tensor->offset; i < tensor->offset + tensor->count; i++)
-            parameters[i] = tensor->initial_scale == 0.0f
-                                ? 1.0f
+            parameters[i] = tensor->initial_scale == 0.0f ? 1.0f
+                            : tensor->initial_scale < 0.0f
+                                ? 0.0f
                                 : initial_value(seed, i, tensor->initial_scale);
     }
 }

@@ -1,5 +1,5 @@
-/* .safetensors files (model/safetensors.h). Headers come from strangers: size, JSON, types, shapes
- * and offsets are all checked before a byte of data is read. */
+/* Reading .safetensors files (model/safetensors.h). Headers come from strangers: size, JSON, types,
+ * shapes and offsets are all checked before a byte of data is read. */
 #include "model/safetensors.h"
 
 #include <errno.h>
@@ -15,156 +15,7 @@
 #include "base/json.h"
 #include "base/memory.h"
 
-/* --- writing ---------------------------------------------------------------------------------- */
-
-static const char *const dtype_names[] = {
-    [DTYPE_F32] = "F32", [DTYPE_BF16] = "BF16", [DTYPE_F16] = "F16"};
-
-/* The size and the padded header of a file with count tensors from the first-th on. */
-static void write_header(const struct layout *layout, uint32_t first, uint32_t count,
-                         enum tensor_dtype dtype, int64_t version, struct buffer *file) {
-    struct buffer header = {0}, *out = &header;
-    struct json_writer writer = json_writer_of(out, false);
-    json_begin_object(&writer);
-    json_key(&writer, "__metadata__");
-    json_begin_object(&writer);
-    json_key(&writer, "format");
-    json_text(&writer, "pt"); /* transformers needs to be told */
-    if (version >= 0) {
-        char text[24];
-        snprintf(text, sizeof text, "%lld", (long long)version);
-        json_key(&writer, "version");
-        json_text(&writer, text);
-    }
-    json_end_object(&writer);
-    uint64_t start = layout->tensors[first].offset, size = tensor_dtype_size(dtype);
-    for (uint32_t i = first; i < first + count; i++) {
-        const struct layout_tensor *tensor = &layout->tensors[i];
-        json_key(&writer, tensor->name);
-        json_begin_object(&writer);
-        json_key(&writer, "dtype");
-        json_text(&writer, dtype_names[dtype]);
-        json_key(&writer, "shape");
-        json_begin_array(&writer);
-        for (uint32_t d = 0; d < tensor->dimensions; d++) json_u64(&writer, tensor->shape[d]);
-        json_end_array(&writer);
-        json_key(&writer, "data_offsets");
-        json_begin_array(&writer);
-        json_u64(&writer, (tensor->offset - start) * size);
-        json_u64(&writer, (tensor->offset - start + tensor->count) * size);
-        json_end_array(&writer);
-        json_end_object(&writer);
-    }
-    json_end_object(&writer);
-    /* so that the data are aligned in a mapped file */
-    while (header.size % 8 != 0) buffer_u8(&header, ' ');
-    buffer_u64(file, header.size);
-    buffer_append(file, header.data, header.size);
-    buffer_deinit(&header);
-}
-
-void safetensors_encode(const struct layout *layout, const float *parameters, int64_t version,
-                        struct buffer *out) {
-    write_header(layout, 0, layout->tensor_count, DTYPE_F32, version, out);
-    buffer_reserve(out, out->size + layout->count * sizeof(float));
-    buffer_append(out, parameters, layout->count * sizeof(float));
-}
-
-enum status safetensors_write(const char *path, const struct layout *layout,
-                              const float *parameters, int64_t version, struct error *error) {
-    return safetensors_write_part(path, layout, parameters, 0, layout->tensor_count, DTYPE_F32,
-                                  version, error);
-}
-
 enum { PIECE = 1 << 16 }; /* values that are converted at a time */
-
-static uint16_t bfloat_of(float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    if (value != value) return (uint16_t)(bits >> 16 | 0x40);
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
-static uint16_t half_of(float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    uint32_t sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
-    /* rounds to infinity, or is none */
-    if (magnitude >= 0x477ff000) return (uint16_t)(sign | 0x7c00);
-    if (magnitude < 0x38800000) { /* a subnormal: units of 2^-24 */
-        float units = fabsf(value) * 16777216.0f;
-        return (uint16_t)(sign | (uint32_t)rintf(units));
-    }
-    magnitude += 0xfff + (magnitude >> 13 & 1);
-    return (uint16_t)(sign | (magnitude - 0x38000000) >> 13);
-}
-
-static bool is_infinite(uint16_t bits, enum tensor_dtype dtype) {
-    uint16_t exponent = dtype == DTYPE_F16 ? 0x7c00 : 0x7f80;
-    return (bits & exponent) == exponent;
-}
-
-static enum status write_values(int descriptor, const float *values, uint64_t count,
-                                enum tensor_dtype dtype, struct error *error) {
-    if (dtype == DTYPE_F32)
-        return file_write_all(descriptor, values, count * sizeof *values, error);
-    uint16_t *piece = xmalloc(PIECE * sizeof *piece);
-    enum status status = OK;
-    for (uint64_t at = 0; at < count && status == OK; at += PIECE) {
-        uint64_t here = MIN(count - at, (uint64_t)PIECE);
-        for (uint64_t i = 0; i < here; i++) {
-            piece[i] = dtype == DTYPE_F16 ? half_of(values[at + i]) : bfloat_of(values[at + i]);
-            if (is_infinite(piece[i], dtype)) {
-                status = error_set(error, INVALID, "value %g does not fit into %s",
-                                   (double)values[at + i], dtype_names[dtype]);
-                break;
-            }
-        }
-        if (status == OK) status = file_write_all(descriptor, piece, here * sizeof *piece, error);
-    }
-    free(piece);
-    return status;
-}
-
-/* As file_write, but without the whole file in memory. */
-enum status safetensors_write_part(const char *path, const struct layout *layout,
-                                   const float *parameters, uint32_t first, uint32_t count,
-                                   enum tensor_dtype dtype, int64_t version, struct error *error) {
-    struct buffer header = {0};
-    write_header(layout, first, count, dtype, version, &header);
-    char *temporary = xformat("%s.tmp.%ld", path, (long)getpid()), *directory = xstrdup(path),
-         *slash = strrchr(directory, '/');
-    char reason[FILE_REASON_SIZE];
-    if (slash) slash[slash == directory] = 0;
-    enum status status = file_check_kind(path, error);
-    int descriptor = -1;
-    unlink(temporary); /* never opened: whatever is there is not ours */
-    if (status == OK) descriptor = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-    if (status == OK && descriptor < 0)
-        status = error_set(error, FAILED, "create %s: %s", temporary, file_reason(errno, reason));
-    if (status == OK) status = file_write_all(descriptor, header.data, header.size, error);
-    for (uint32_t i = first; i < first + count && status == OK; i++) {
-        const struct layout_tensor *tensor = &layout->tensors[i];
-        status = write_values(descriptor, parameters + tensor->offset, tensor->count, dtype, error);
-        if (status != OK) error_wrap(error, status, "tensor \"%s\"", tensor->name);
-    }
-    if (status == OK && fdatasync(descriptor) != 0)
-        status = error_set(error, FAILED, "sync %s: %s", temporary, file_reason(errno, reason));
-    if (descriptor >= 0) close(descriptor);
-    if (status == OK && rename(temporary, path) != 0)
-        status = error_set(error, FAILED, "rename %s: %s", path, strerror(errno));
-    if (status != OK && descriptor >= 0) {
-        unlink(temporary);
-        error_wrap(error, status, "write %s", path);
-    }
-    if (status == OK) status = file_sync_directory(slash ? directory : ".", error);
-    free(directory);
-    free(temporary);
-    buffer_deinit(&header);
-    return status;
-}
-
-/* --- reading ---------------------------------------------------------------------------------- */
 
 /* Where a file's bytes come from: memory, or a descriptor, from which only pieces are in memory. */
 struct shard_source {
@@ -197,8 +48,10 @@ struct stored { /* a tensor as the header tells of it */
     const char *name;
     enum tensor_dtype dtype;
     uint64_t begin, end;                /* in the data part */
-    const struct layout_tensor *tensor; /* NULL: the head of a tied model */
-    bool derived;                       /* no parameter: passed over */
+    const struct layout_tensor *tensor; /* its values go there; NULL: they are */
+    const struct layout_tensor *same;   /* compared with those of this one, or */
+    bool passed_over;                   /* no parameter */
+    uint32_t slot;                      /* in `held` */
 };
 
 static float half_to_float(uint16_t half) {
@@ -245,11 +98,8 @@ static enum status read_dtype(const struct json_value *entry, enum tensor_dtype 
                               struct error *error) {
     const char *text;
     TRY(json_get_text(entry, "dtype", &text, error));
-    for (size_t i = 0; i < COUNT_OF(dtype_names); i++)
-        if (strcmp(text, dtype_names[i]) == 0) {
-            *out = (enum tensor_dtype)i;
-            return OK;
-        }
+    *out = tensor_dtype_of(text);
+    if (*out != DTYPE_COUNT) return OK;
     return error_set(error, INVALID, "dtype \"%.20s\" is not one of F32, BF16, F16", text);
 }
 
@@ -262,9 +112,9 @@ static enum status check_shape(const struct json_value *entry, const struct layo
         same = shape->items[i].type == JSON_NUMBER && shape->items[i].is_u64 &&
                shape->items[i].integer == tensor->shape[i];
     if (same) return OK;
-    return error_set(error, INVALID, "its shape is not [%u%s%.0u]", tensor->shape[0],
-                     tensor->dimensions == 2 ? ", " : "",
-                     tensor->dimensions == 2 ? tensor->shape[1] : 0);
+    char text[LAYOUT_SHAPE_SIZE];
+    return error_set(error, INVALID, "its shape is not %s",
+                     layout_shape_text(tensor->dimensions, tensor->shape, text));
 }
 
 static enum status read_entry(const struct json_value *entry, const struct layout_tensor *shape_of,
@@ -307,24 +157,41 @@ bool safetensors_is_derived(const char *name) {
     return size == sizeof suffix - 1 || name[size - sizeof suffix] == '.';
 }
 
+/* What a name is in this layout. False: nothing. */
+static bool place_stored(const struct layout *layout, struct stored *out) {
+    const char *name = out->name;
+    const struct layout_other *other = layout_find_other(layout, name);
+    out->tensor = layout_find(layout, name);
+    if (out->tensor) {
+        out->slot = (uint32_t)(out->tensor - layout->tensors);
+    } else if (other) {
+        out->slot = layout->tensor_count + (uint32_t)(other - layout->others);
+        out->passed_over = other->tied == LAYOUT_FROZEN;
+        out->same = out->passed_over ? NULL : &layout->tensors[other->tied];
+    } else if (layout->built_in && layout->config.tied && strcmp(name, "lm_head.weight") == 0) {
+        out->slot = layout->tensor_count + layout->other_count;
+        out->same = &layout->tensors[0];
+    } else {
+        out->passed_over = layout->built_in && safetensors_is_derived(name);
+        out->slot = UINT32_MAX;
+    }
+    return out->tensor || out->same || out->passed_over;
+}
+
 /* Fills stored[] (room for as many as the header has) from the header's members. */
 static enum status read_members(const struct layout *layout, const struct json_value *root,
                                 uint64_t data_size, struct stored *stored, uint32_t *count,
                                 struct error *error) {
     *count = 0;
-    if (root->type != JSON_OBJECT) return error_set(error, CORRUPT, "the header is not an object");
     for (size_t i = 0; i < root->count; i++) {
         const struct json_value *entry = &root->items[i];
         if (strcmp(entry->key, "__metadata__") == 0) continue;
-        const struct layout_tensor *tensor = layout_find(layout, entry->key), *shape_of = tensor;
-        if (!tensor && layout->config.tied && strcmp(entry->key, "lm_head.weight") == 0)
-            shape_of = &layout->tensors[0];
-        bool derived = !shape_of && safetensors_is_derived(entry->key);
-        if (!shape_of && !derived)
-            return error_set(error, INVALID, "tensor \"%.100s\" is not in this model", entry->key);
         struct stored *s = &stored[(*count)++];
-        *s = (struct stored){.name = entry->key, .tensor = tensor, .derived = derived};
-        enum status status = read_entry(entry, shape_of, data_size, s, error);
+        *s = (struct stored){.name = entry->key};
+        if (!place_stored(layout, s))
+            return error_set(error, INVALID, "tensor \"%.100s\" is not in this model", entry->key);
+        enum status status =
+            read_entry(entry, s->tensor ? s->tensor : s->same, data_size, s, error);
         if (status != OK) {
             error_wrap(error, status, "tensor \"%.100s\"", entry->key);
             /* a member that should be there is not */
@@ -356,27 +223,40 @@ static enum status check_tiling(struct stored *stored, uint32_t count, uint64_t 
     return OK;
 }
 
-static enum status check_tied_head(const struct shard_source *source, uint64_t data,
-                                   const struct stored *stored, const struct layout *layout,
-                                   const float *parameters, float *piece, void *raw,
-                                   struct error *error) {
-    const struct layout_tensor *embedding = &layout->tensors[0];
-    for (uint64_t at = 0; at < embedding->count; at += PIECE) {
-        uint64_t here = MIN(embedding->count - at, (uint64_t)PIECE);
+static enum status check_tied(const struct shard_source *source, uint64_t data,
+                              const struct stored *stored, const float *parameters, float *piece,
+                              void *raw, struct error *error) {
+    const struct layout_tensor *same = stored->same;
+    for (uint64_t at = 0; at < same->count; at += PIECE) {
+        uint64_t here = MIN(same->count - at, (uint64_t)PIECE);
         TRY(read_values(source, data, stored, at, here, raw, piece, error));
         for (uint64_t i = 0; i < here; i++)
-            if (piece[i] != parameters[embedding->offset + at + i])
+            if (piece[i] != parameters[same->offset + at + i])
                 return error_set(error, INVALID,
-                                 "lm_head.weight differs from the embedding it is tied to");
+                                 "tensor \"%s\" differs from \"%s\", which it is "
+                                 "tied to",
+                                 stored->name, same->name);
     }
     return OK;
 }
 
-/* The tensors into the parameters, then the head of a tied model against the embedding. */
-static enum status copy_values(const struct shard_source *source, uint64_t data,
-                               const struct layout *layout, const struct stored *stored,
-                               uint32_t count, float *parameters, struct error *error) {
+static enum status check_ties(const struct shard_source *source, uint64_t data,
+                              const struct stored *stored, uint32_t count, const float *parameters,
+                              struct error *error) {
     float *piece = xmalloc(PIECE * sizeof *piece);
+    uint16_t *raw = xmalloc(PIECE * sizeof *raw);
+    enum status status = OK;
+    for (uint32_t i = 0; i < count && status == OK; i++)
+        if (stored[i].same)
+            status = check_tied(source, data, &stored[i], parameters, piece, raw, error);
+    free(raw);
+    free(piece);
+    return status;
+}
+
+static enum status copy_values(const struct shard_source *source, uint64_t data,
+                               const struct stored *stored, uint32_t count, float *parameters,
+                               struct error *error) {
     uint16_t *raw = xmalloc(PIECE * sizeof *raw);
     enum status status = OK;
     for (uint32_t i = 0; i < count; i++) {
@@ -386,36 +266,32 @@ static enum status copy_values(const struct shard_source *source, uint64_t data,
                 read_values(source, data, &stored[i], at, MIN(tensor->count - at, (uint64_t)PIECE),
                             raw, parameters + tensor->offset + at, error);
     }
-    for (uint32_t i = 0; i < count && status == OK; i++)
-        if (!stored[i].tensor && !stored[i].derived)
-            status =
-                check_tied_head(source, data, &stored[i], layout, parameters, piece, raw, error);
     free(raw);
-    free(piece);
     return status;
 }
 
-/* A tensor comes once, and the head of a tied model after its embedding. */
-static enum status mark_held(const struct layout *layout, const struct stored *stored,
-                             uint32_t count, uint32_t mark, uint32_t *held, struct error *error) {
+/* A tensor comes once. */
+static enum status mark_held(const struct stored *stored, uint32_t count, uint32_t mark,
+                             uint32_t *held, struct error *error) {
     for (uint32_t i = 0; i < count; i++) {
-        if (stored[i].derived) continue;
-        size_t index =
-            stored[i].tensor ? (size_t)(stored[i].tensor - layout->tensors) : layout->tensor_count;
-        if (held[index])
+        if (stored[i].slot == UINT32_MAX) continue;
+        if (held[stored[i].slot])
             return error_set(error, INVALID, "tensor \"%s\" is in another file as well",
                              stored[i].name);
-        held[index] = mark;
+        held[stored[i].slot] = mark;
     }
-    if (held[layout->tensor_count] && !held[0])
-        return error_set(error, INVALID,
-                         "lm_head.weight is tied to an embedding that is not there");
     return OK;
 }
 
-/* With `held`, whatever tensors there are; without, all of them. */
-static enum status decode(const struct shard_source *source, const struct layout *layout,
-                          float *parameters, uint32_t mark, uint32_t *held, struct error *error) {
+/* ---- the header ------------------------------------------------------------------------------ */
+
+struct opened {        /* a file whose header has been read */
+    struct json *json; /* an object */
+    uint64_t data, data_size;
+};
+
+static enum status open_header(const struct shard_source *source, struct opened *out,
+                               struct error *error) {
     uint8_t raw_size[8];
     if (source->size < 8)
         return error_set(error, CORRUPT, "not a safetensors file, or truncated: %d bytes",
@@ -423,34 +299,59 @@ static enum status decode(const struct shard_source *source, const struct layout
     TRY(source_read(source, 0, raw_size, sizeof raw_size, error));
     struct reader reader = reader_of(bytes_of(raw_size, sizeof raw_size));
     uint64_t header_size = reader_u64(&reader);
-    if (header_size > source->size - 8 || header_size > SAFETENSORS_HEADER_MAX)
+    if (header_size > source->size - 8)
         return error_set(error, CORRUPT, "not a safetensors file, or truncated: %llu bytes",
                          (unsigned long long)source->size);
-    uint64_t data = 8 + header_size, data_size = source->size - data;
-    struct json *json = NULL;
-    struct stored *stored = NULL;
-    uint8_t *header = xmalloc(header_size);
-    uint32_t count = 0;
+    if (header_size > SAFETENSORS_HEADER_MAX)
+        return error_set(error, CORRUPT, "its header has %llu bytes; at most %d are possible",
+                         (unsigned long long)header_size, SAFETENSORS_HEADER_MAX);
+    uint8_t *header = xmalloc(MAX(header_size, (uint64_t)1));
     const struct json_limits limits = {.size = SAFETENSORS_HEADER_MAX, .depth = 8};
+    struct json *json = NULL;
     enum status status = source_read(source, 8, header, header_size, error);
-    if (status != OK) goto out;
-    status = json_parse(bytes_of(header, header_size), &limits, &json, error);
-    if (status != OK) {
-        error_wrap(error, status, "safetensors header");
-        /* a file's bad JSON is a bad file */
-        status = fail_as(error, status == FULL ? FULL : CORRUPT);
-        goto out;
+    if (status == OK) {
+        status = json_parse(bytes_of(header, header_size), &limits, &json, error);
+        if (status != OK) {
+            error_wrap(error, status, "safetensors header");
+            /* a file's bad JSON is a bad file */
+            status = fail_as(error, status == FULL ? FULL : CORRUPT);
+        }
     }
-    stored = xcalloc(json_root(json)->count + 1, sizeof *stored);
-    status = read_members(layout, json_root(json), data_size, stored, &count, error);
-    if (status == OK && !held) status = check_all_there(layout, json_root(json), error);
-    if (status == OK) status = check_tiling(stored, count, data_size, error);
-    if (status == OK && held) status = mark_held(layout, stored, count, mark, held, error);
-    if (status == OK) status = copy_values(source, data, layout, stored, count, parameters, error);
-out:
     free(header);
+    if (status == OK && json_root(json)->type != JSON_OBJECT)
+        status = error_set(error, CORRUPT, "the header is not an object");
+    if (status != OK) {
+        json_close(json);
+        return status;
+    }
+    *out = (struct opened){json, 8 + header_size, source->size - 8 - header_size};
+    return OK;
+}
+
+/* ---- a model --------------------------------------------------------------------------------- */
+
+/* What of a file is read: all tensors of the layout, which must be there; whichever are there; or
+ * only the other names of tensors that were read before. */
+enum reading { READ_ALL, READ_PART, READ_TIES };
+
+static enum status decode(const struct shard_source *source, const struct layout *layout,
+                          float *parameters, enum reading reading, uint32_t mark, uint32_t *held,
+                          struct error *error) {
+    struct opened opened;
+    TRY(open_header(source, &opened, error));
+    const struct json_value *root = json_root(opened.json);
+    struct stored *stored = xcalloc(root->count + 1, sizeof *stored);
+    uint32_t count = 0;
+    enum status status = read_members(layout, root, opened.data_size, stored, &count, error);
+    if (status == OK && reading == READ_ALL) status = check_all_there(layout, root, error);
+    if (status == OK) status = check_tiling(stored, count, opened.data_size, error);
+    if (status == OK && reading == READ_PART) status = mark_held(stored, count, mark, held, error);
+    if (status == OK && reading != READ_TIES)
+        status = copy_values(source, opened.data, stored, count, parameters, error);
+    if (status == OK && reading != READ_PART)
+        status = check_ties(source, opened.data, stored, count, parameters, error);
     free(stored);
-    json_close(json);
+    json_close(opened.json);
     return status;
 }
 
@@ -458,14 +359,15 @@ enum status safetensors_decode(const struct layout *layout, struct bytes file, f
                                struct error *error) {
     const struct shard_source source = {.memory = file.data ? file.data : (const uint8_t *)"",
                                         .size = file.size};
-    return decode(&source, layout, parameters, 0, NULL, error);
+    return decode(&source, layout, parameters, READ_ALL, 0, NULL, error);
 }
 
 static enum status decode_file(const char *path, const struct layout *layout, float *parameters,
-                               uint32_t mark, uint32_t *held, struct error *error) {
+                               enum reading reading, uint32_t mark, uint32_t *held,
+                               struct error *error) {
     struct shard_source source = {0};
     TRY(file_open(path, &source.descriptor, &source.size, error));
-    enum status status = decode(&source, layout, parameters, mark, held, error);
+    enum status status = decode(&source, layout, parameters, reading, mark, held, error);
     if (status != OK) status = error_wrap(error, status, "%s", path);
     close(source.descriptor);
     return status;
@@ -473,10 +375,125 @@ static enum status decode_file(const char *path, const struct layout *layout, fl
 
 enum status safetensors_read(const char *path, const struct layout *layout, float *parameters,
                              struct error *error) {
-    return decode_file(path, layout, parameters, 0, NULL, error);
+    return decode_file(path, layout, parameters, READ_ALL, 0, NULL, error);
 }
 
 enum status safetensors_read_part(const char *path, const struct layout *layout, float *parameters,
                                   uint32_t mark, uint32_t *held, struct error *error) {
-    return decode_file(path, layout, parameters, mark, held, error);
+    return decode_file(path, layout, parameters, READ_PART, mark, held, error);
+}
+
+enum status safetensors_check_ties(const char *path, const struct layout *layout,
+                                   const float *parameters, struct error *error) {
+    /* nothing is written to them */
+    return decode_file(path, layout, (float *)(uintptr_t)parameters, READ_TIES, 0, NULL, error);
+}
+
+/* ---- whatever a file holds ------------------------------------------------------------------- */
+
+static enum status list_shape(const struct json_value *member, struct safetensors_entry *out,
+                              uint64_t *values, struct error *error) {
+    const struct json_value *shape;
+    TRY(json_get_array(member, "shape", &shape, error));
+    *values = 1;
+    if (shape->count > LAYOUT_DIMENSIONS)
+        return error_set(error, INVALID, "it has %zu dimensions; at most %d are possible",
+                         shape->count, LAYOUT_DIMENSIONS);
+    for (size_t d = 0; d < shape->count; d++) {
+        const struct json_value *size = &shape->items[d];
+        if (size->type != JSON_NUMBER || !size->is_u64)
+            return error_set(error, CORRUPT, "its shape is not of whole numbers");
+        if (size->integer != 0 && *values > (UINT64_MAX >> 4) / size->integer)
+            return error_set(error, CORRUPT, "its shape is larger than any file");
+        out->shape[d] = size->integer;
+        *values *= size->integer;
+    }
+    out->dimensions = (uint32_t)shape->count;
+    return OK;
+}
+
+static enum status list_member(const struct json_value *member, uint64_t data_size,
+                               struct safetensors_entry *out, struct stored *stored,
+                               struct error *error) {
+    const char *type;
+    uint64_t values;
+    *stored = (struct stored){.name = member->key, .passed_over = true};
+    if (strlen(member->key) >= sizeof out->name)
+        return error_set(error, INVALID, "its name has %zu bytes; at most %zu are possible",
+                         strlen(member->key), sizeof out->name - 1);
+    TRY(read_entry(member, NULL, data_size, stored, error));
+    TRY(json_get_text(member, "dtype", &type, error));
+    uint64_t size = layout_type_size(type);
+    if (size == 0) return error_set(error, INVALID, "dtype \"%.20s\" is not known", type);
+    TRY(list_shape(member, out, &values, error));
+    if (stored->end - stored->begin != values * size)
+        return error_set(error, CORRUPT, "its offsets %llu..%llu do not fit its shape",
+                         (unsigned long long)stored->begin, (unsigned long long)stored->end);
+    memcpy(out->name, member->key, strlen(member->key));
+    memcpy(out->type, type, strlen(type));
+    out->at = stored->begin;
+    out->size = values * size;
+    return OK;
+}
+
+static int by_place(const void *a, const void *b) {
+    const struct safetensors_entry *x = a, *y = b;
+    return x->at < y->at ? -1 : x->at > y->at;
+}
+
+static enum status list(const struct opened *opened, struct safetensors_entry *entries,
+                        struct stored *stored, uint32_t *count, struct error *error) {
+    const struct json_value *root = json_root(opened->json);
+    for (size_t i = 0; i < root->count; i++) {
+        const struct json_value *member = &root->items[i];
+        if (strcmp(member->key, "__metadata__") == 0) continue;
+        enum status status =
+            list_member(member, opened->data_size, &entries[*count], &stored[*count], error);
+        if (status != OK) {
+            error_wrap(error, status, "tensor \"%.100s\"", member->key);
+            return fail_as(error, status == NOT_FOUND ? CORRUPT : status);
+        }
+        entries[(*count)++].at += opened->data;
+    }
+    TRY(check_tiling(stored, *count, opened->data_size, error));
+    qsort(entries, *count, sizeof *entries, by_place);
+    return OK;
+}
+
+enum status safetensors_list(const char *path, struct safetensors_entry **out, uint32_t *count,
+                             struct error *error) {
+    struct shard_source source = {0};
+    struct opened opened = {0};
+    TRY(file_open(path, &source.descriptor, &source.size, error));
+    enum status status = open_header(&source, &opened, error);
+    size_t most = status == OK ? json_root(opened.json)->count + 1 : 1;
+    struct safetensors_entry *entries = xcalloc(most, sizeof *entries);
+    struct stored *stored = xcalloc(most, sizeof *stored);
+    *count = 0;
+    if (status == OK) status = list(&opened, entries, stored, count, error);
+    if (status == OK)
+        *out = entries;
+    else
+        free(entries);
+    free(stored);
+    json_close(opened.json);
+    close(source.descriptor);
+    return status == OK ? OK : error_wrap(error, status, "%s", path);
+}
+
+enum status safetensors_bytes(const char *path, const struct safetensors_entry *entry,
+                              void (*take)(void *context, const void *data, size_t size),
+                              void *context, struct error *error) {
+    struct shard_source source = {0};
+    TRY(file_open(path, &source.descriptor, &source.size, error));
+    uint8_t *piece = xmalloc(PIECE);
+    enum status status = OK;
+    for (uint64_t at = 0; status == OK && at < entry->size; at += PIECE) {
+        size_t here = (size_t)MIN(entry->size - at, (uint64_t)PIECE);
+        status = source_read(&source, entry->at + at, piece, here, error);
+        if (status == OK) take(context, piece, here);
+    }
+    free(piece);
+    close(source.descriptor);
+    return status == OK ? OK : error_wrap(error, status, "%s", path);
 }

@@ -10,10 +10,11 @@
 
 struct export_options train_export_options(const struct verb_settings *s, bool bytes,
                                            uint64_t steps) {
+    static const enum tensor_dtype types[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F16};
     return (struct export_options){.version = (int64_t)steps,
                                    .byte_tokenizer = bytes,
                                    .beside = s->start,
-                                   .dtype = (enum tensor_dtype)s->dtype,
+                                   .dtype = &types[s->dtype],
                                    .shard_size = s->shard_size,
                                    .claimed = true};
 }

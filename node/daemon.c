@@ -199,15 +199,22 @@ static enum status open_journal(struct daemon *daemon, struct error *error) {
     TRY(check_stored_genesis(daemon, error));
     struct restore_model model = {.manifest = manifest,
                                   .layout = &daemon->layout,
-                                  .initial = daemon->settings->initial,
+                                  .initial = daemon->settings->from,
                                   .trainer = daemon->trainer,
                                   .scratch = daemon->scratch};
+    daemon->lacks_model = run_model_has_root(manifest) && !daemon->settings->from &&
+                          journal_size(daemon->journal) == 0 &&
+                          !journal_checkpoint(daemon->journal);
+    model.lacks_model = daemon->lacks_model;
     struct restore_input input = {.journal = daemon->journal,
                                   .replica = &daemon->replica,
                                   .port = restore_model_port(&model)};
     TRY(restore_site(&input, &daemon->restored, error));
     if (daemon->border) daemon_border_restored(daemon);
-    daemon->from_initial = !daemon->restored.from_checkpoint && journal_size(daemon->journal) == 0;
+    daemon->from_initial = !daemon->restored.from_checkpoint &&
+                           journal_size(daemon->journal) == 0 && !daemon->lacks_model;
+    if (daemon->lacks_model)
+        log_info("model_is_fetched", "message=\"there is no --from: from the coordinator\"");
     if (daemon->from_initial)
         state_root(daemon->replica.global.theta, daemon->layout.count, daemon->initial_root);
     log_info(
@@ -255,6 +262,7 @@ static enum status start_training(struct daemon *daemon, struct error *error) {
                                        .stand = daemon->stand,
                                        .schedule = run_model_schedule(manifest),
                                        .inner_steps = manifest->inner.inner_steps,
+                                       .lacks_model = daemon->lacks_model,
                                        .max_step_tokens = manifest->admission.max_step_tokens,
                                        .trainer_steps = trainer_steps(daemon),
                                        .data = daemon->data,
@@ -329,6 +337,7 @@ static enum status start_links(struct daemon *daemon, struct error *error) {
                                     .payload_limit =
                                         codec_bound_of_mode(daemon->replica.codec, (size_t)largest),
                                     .nominal_payload = daemon_nominal_payload(daemon),
+                                    .lacks_model = daemon->lacks_model,
                                     .snapshot_size = snapshot_size(&daemon->replica.global),
                                     .backlog_limit = BACKLOG_LIMIT,
                                     .backlog = backlog,
@@ -338,6 +347,7 @@ static enum status start_links(struct daemon *daemon, struct error *error) {
                                     .tell = tell_link,
                                     .troubles = daemon->troubles,
                                     .context = daemon};
+    memcpy(down.initial_root, daemon->site->manifest.initial.root, DIGEST_SIZE);
     return downlink_start(&down, &daemon->downlink, error);
 }
 
@@ -437,7 +447,8 @@ static enum status export_result(struct daemon *daemon, struct error *error) {
     const struct export_options how = {.version = (int64_t)global->version,
                                        .byte_tokenizer =
                                            daemon->site->manifest.tokenizer == TOKENIZER_BYTE,
-                                       .beside = settings->initial};
+                                       .beside = settings->from,
+                                       .frozen = settings->from};
     enum status status = export_model_as(path, &daemon->layout, global->theta, &how, error);
     if (status == OK)
         log_info("exported", "version=%llu path=\"%s\"", (unsigned long long)global->version, path);

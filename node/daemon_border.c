@@ -67,22 +67,43 @@ static enum status open_stand(struct daemon *daemon, struct error *error) {
     return status;
 }
 
-enum status daemon_border_open(struct daemon *daemon, struct error *error) {
-    const struct settings *settings = daemon->settings;
+_Static_assert((int)LAYOUT_NAME_SIZE == (int)WIRE_TENSOR_NAME_SIZE &&
+                   (int)LAYOUT_DIMENSIONS == (int)WIRE_DIMENSIONS,
+               "every layout can cross the border");
+
+/* The layout's tensors, then their other names. Returns how many. */
+static uint32_t make_tensors(struct daemon *daemon) {
     const struct layout *layout = &daemon->layout;
-    void *scratch = NULL;
-    TRY(memory_try(layout->count, sizeof(float), &scratch, error));
-    daemon->scratch = scratch;
-    daemon->tensors = xcalloc(layout->tensor_count, sizeof *daemon->tensors);
-    for (uint32_t i = 0; i < layout->tensor_count; i++) {
+    uint32_t count = layout->tensor_count;
+    daemon->tensors = xcalloc((size_t)count + layout->other_count, sizeof *daemon->tensors);
+    for (uint32_t i = 0; i < count; i++) {
         const struct layout_tensor *from = &layout->tensors[i];
         struct coverage_tensor *to = &daemon->tensors[i];
         memcpy(to->name, from->name, sizeof from->name);
         to->offset = from->offset;
         to->count = from->count;
         to->dimensions = from->dimensions;
-        for (uint32_t d = 0; d < from->dimensions; d++) to->shape[d] = from->shape[d];
+        memcpy(to->shape, from->shape, sizeof from->shape);
     }
+    for (uint32_t i = 0; i < layout->other_count; i++) {
+        const struct layout_other *from = &layout->others[i];
+        if (from->tied == LAYOUT_FROZEN) continue;
+        struct coverage_tensor *to = &daemon->tensors[count++];
+        *to = daemon->tensors[from->tied];
+        memcpy(to->name, from->name, sizeof from->name);
+        to->is_alias = true;
+        to->of = from->tied;
+    }
+    return count;
+}
+
+enum status daemon_border_open(struct daemon *daemon, struct error *error) {
+    const struct settings *settings = daemon->settings;
+    const struct layout *layout = &daemon->layout;
+    void *scratch = NULL;
+    TRY(memory_try(layout->count, sizeof(float), &scratch, error));
+    daemon->scratch = scratch;
+    uint32_t count = make_tensors(daemon);
     TRY(open_stand(daemon, error));
     char *socket = settings->attach_socket ? xstrdup(settings->attach_socket)
                                            : site_path(daemon->site, "attach.sock");
@@ -90,7 +111,7 @@ enum status daemon_border_open(struct daemon *daemon, struct error *error) {
     struct border_options options = {.socket = socket,
                                      .token_file = token,
                                      .tensors = daemon->tensors,
-                                     .tensor_count = layout->tensor_count,
+                                     .tensor_count = count,
                                      .parameters = layout->count,
                                      .fragments = daemon->site->manifest.fragments,
                                      .timeout_ms = settings->attach_timeout_ms,

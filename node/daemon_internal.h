@@ -34,6 +34,7 @@ struct daemon {
     const struct site *site;
     struct layout layout;
     uint8_t layout_digest[DIGEST_SIZE], initial_root[DIGEST_SIZE];
+    bool lacks_model;  /* version 0 is not here: the coordinator's newest snapshot is needed */
     bool from_initial; /* the replica started from the run's initial parameters: their root can be
                           checked */
     struct data *data; /* NULL, as the trainer: one attaches */

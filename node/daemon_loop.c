@@ -348,6 +348,7 @@ enum status daemon_loop_restore(struct daemon *daemon, struct error *error) {
                                    .nominal_payload = daemon_nominal_payload(daemon),
                                    .payloads_from = daemon->restored.payloads_from,
                                    .last_sequence = daemon->restored.last_sequence,
+                                   .lacks_model = daemon->lacks_model,
                                    .restored = daemon_is_restored(daemon)};
     random_system(&options.seed, sizeof options.seed);
     daemon->timer_at = UINT64_MAX;

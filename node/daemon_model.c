@@ -14,6 +14,7 @@
 #include "node/daemon.h"
 #include "node/daemon_internal.h"
 #include "run/run_model.h"
+#include "run/run_start.h"
 
 /* One line says what was found, or why not. */
 static enum status open_device(struct daemon *daemon, struct error *error) {
@@ -97,8 +98,14 @@ static enum status open_trainer(struct daemon *daemon, struct error *error) {
 
 enum status daemon_open_model(struct daemon *daemon, struct error *error) {
     const struct manifest *manifest = &daemon->site->manifest;
-    TRY(run_model_layout(manifest, &daemon->layout, error));
+    TRY(run_model_layout(manifest, buffer_bytes(&daemon->site->layout), &daemon->layout, error));
     run_model_layout_digest(&daemon->layout, daemon->layout_digest);
+    if (daemon->settings->base) TRY(run_base_check(manifest, daemon->settings->base, error));
+    if (!daemon->settings->attach)
+        TRY(run_model_check_built_in(&daemon->layout,
+                                     "start the node with --attach, and a job of yours trains "
+                                     "(docs/trainers.md)",
+                                     error));
     if (daemon->settings->attach && daemon->site->observes)
         return error_set(error, INVALID,
                          "this site is an observer, and trains nothing: leave --attach out");

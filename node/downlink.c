@@ -131,6 +131,13 @@ static enum status ask_offer(struct downlink *downlink, struct snapshot_header *
                                         out, error);
     if (status == OK && memcmp(out->run_id, downlink->options.site->run_id, RUN_ID_SIZE) != 0)
         status = error_set(error, INVALID, "the snapshot offered is of another run");
+    static const uint8_t none[DIGEST_SIZE];
+    if (status == OK && out->version == 0 &&
+        memcmp(downlink->options.initial_root, none, DIGEST_SIZE) != 0 &&
+        memcmp(downlink->options.initial_root, out->root, DIGEST_SIZE) != 0)
+        status = error_set(error, INVALID,
+                           "the snapshot of version 0 has another state root than the manifest "
+                           "names");
     downlink_close(downlink, stream);
     buffer_deinit(&message);
     return status;
@@ -146,8 +153,9 @@ static enum status do_connect(struct downlink *downlink, const struct order *ord
     struct node_event event = {.kind = NODE_OFFER};
     /* The offer comes with a chunk of content, so it is not asked for where replay is sure to be
      * cheaper. */
-    bool worth_it = (double)version * (double)downlink->options.nominal_payload >
-                    (double)downlink->options.snapshot_size;
+    bool worth_it = downlink->options.lacks_model ||
+                    (double)version * (double)downlink->options.nominal_payload >
+                        (double)downlink->options.snapshot_size;
     enum status status = worth_it ? ask_offer(downlink, &event.offer.header, error) : NOT_FOUND;
     if (status != OK && status != NOT_FOUND) return status;
     event.offer.exists = status == OK;

@@ -33,10 +33,12 @@ struct downlink_options {
     struct journal *journal;
     struct traffic *traffic;
     struct rpc_channel *channel;
-    uint32_t timeout_ms;      /* to connect, and without progress of a snapshot */
-    uint64_t payload_limit;   /* bytes: the codec's bound of the largest fragment */
-    uint64_t nominal_payload; /* bytes that an outer step brings down */
-    uint64_t snapshot_size;   /* bytes of a snapshot's content */
+    uint32_t timeout_ms;               /* to connect, and without progress of a snapshot */
+    uint64_t payload_limit;            /* bytes: the codec's bound of the largest fragment */
+    uint64_t nominal_payload;          /* bytes that an outer step brings down */
+    bool lacks_model;                  /* a snapshot of the run is asked for, whatever it costs */
+    uint8_t initial_root[DIGEST_SIZE]; /* of version 0, where the manifest names it; else zero */
+    uint64_t snapshot_size;            /* bytes of a snapshot's content */
     uint32_t backlog_limit;
     uint64_t (*backlog)(void *context); /* node_state_backlog, as last known */
     /* appends an encoded one: the first call of a link */

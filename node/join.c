@@ -163,6 +163,7 @@ static enum status store(struct site *site, const struct invitation *invitation,
     append_terminated(&site->certificate_pem, reply->certificate_pem);
     append_terminated(&site->ca_pem, reply->ca_pem);
     TRY(manifest_parse(reply->manifest, &site->manifest, error));
+    buffer_append(&site->layout, reply->layout.data, reply->layout.size);
     return site_save(site, error);
 }
 
@@ -225,7 +226,8 @@ static enum status look_first(const struct join_setup *setup, const struct invit
     enum status status = ask_to(setup, true, invitation, site, &arena, &raw, &reply, error);
     if (status == OK) status = manifest_parse(reply.manifest, &manifest, error);
     if (status == OK) {
-        status = setup->check(setup->context, &manifest, reply.role == SITE_OBSERVES, error);
+        status = setup->check(setup->context, &manifest, reply.layout, reply.role == SITE_OBSERVES,
+                              error);
         if (status != OK)
             error_wrap(error, status, "nothing has been joined, and the invitation is not used up");
     }

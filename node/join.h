@@ -9,6 +9,7 @@
 
 #include <stdbool.h>
 
+#include "base/bytes.h"
 #include "base/status.h"
 
 struct manifest;
@@ -19,8 +20,8 @@ struct join_setup {
     const char *token, *directory;
     /* Asked, with the run's manifest, before the invitation is used: anything but OK ends the join,
      * and the token is as good as before. NULL: nothing to ask. */
-    enum status (*check)(void *context, const struct manifest *manifest, bool observes,
-                         struct error *error);
+    enum status (*check)(void *context, const struct manifest *manifest, struct bytes layout,
+                         bool observes, struct error *error);
     void *context;
 };
 

@@ -41,15 +41,21 @@ void node_link_down(struct node_state *state, struct instant now) {
     state->link_attempts++;
 }
 
-/* A snapshot is worth fetching where it is fewer bytes than the steps it saves. */
-void node_offer(struct node_state *state, const struct node_event *event,
+/* A snapshot is worth fetching where it is fewer bytes than the steps it saves, and needed where
+ * what the steps start from is not known. */
+void node_offer(struct node_state *state, const struct node_event *event, struct instant now,
                 struct node_actions *out) {
     if (state->link != LINK_CONNECTING) return;
     const struct snapshot_header *header = &event->offer.header;
     uint64_t missed = event->offer.exists && header->version > state->replica_version
                           ? header->version - state->replica_version
                           : 0;
-    if (missed > 0 && missed * MAX(state->options.nominal_payload, 1) > header->content_size) {
+    bool cheaper =
+        missed > 0 && missed * MAX(state->options.nominal_payload, 1) > header->content_size;
+    if (state->lacks_model && !event->offer.exists) { /* there is one of version 0 as a rule */
+        MARK("link: no snapshot where one is needed");
+        node_link_down(state, now);
+    } else if (cheaper || state->lacks_model) {
         MARK("link: fetching a snapshot");
         state->offer = *header;
         state->link = LINK_FETCHING;
@@ -68,6 +74,7 @@ void node_snapshot_loaded(struct node_state *state, const struct node_event *eve
         return;
     }
     state->replica_version = state->offer.version;
+    state->lacks_model = false;
     state->payloads_from = state->offer.payloads_from;
     follow(state, out);
 }

@@ -95,6 +95,7 @@ struct node_state *node_state_create(const struct node_options *options) {
     state->options = *options;
     state->sequence = options->last_sequence;
     state->payloads_from = options->payloads_from;
+    state->lacks_model = options->lacks_model;
     random_init(&state->random, options->seed);
     state->run = run_state_create();
     state->timer = UINT64_MAX;
@@ -170,7 +171,7 @@ void node_state_step(struct node_state *state, const struct node_event *event, s
         node_messages_link_up(state, now);
         break;
     case NODE_LINK_DOWN: node_link_down(state, now); break;
-    case NODE_OFFER: node_offer(state, event, out); break;
+    case NODE_OFFER: node_offer(state, event, now, out); break;
     case NODE_SNAPSHOT_LOADED: node_snapshot_loaded(state, event, now, out); break;
     case NODE_ENTRY: node_ledger_entry(state, event->bytes, out); break;
     case NODE_HEAD: node_ledger_head(state, event->bytes, out); break;

@@ -74,6 +74,8 @@ struct node_options {
     uint64_t nominal_payload;
     /* of the snapshot of the run that the replica once came from; 0: none */
     uint64_t payloads_from;
+    /* version 0 is not known here: a snapshot of the run is needed, whatever it costs */
+    bool lacks_model;
     bool restored; /* a person says: from an older backup, so the ledger may have what was not made
                       here */
 };

@@ -65,7 +65,8 @@ struct node_state {
     uint64_t link_retry_at;
     uint64_t payloads_from;
     struct snapshot_header offer;
-    bool fetch_owed; /* FETCHING: once no delta is being made and no base moves */
+    bool lacks_model; /* until a snapshot of the run is loaded */
+    bool fetch_owed;  /* FETCHING: once no delta is being made and no base moves */
 
     bool heartbeat_open;
     uint64_t heartbeat_at;
@@ -170,7 +171,8 @@ uint64_t node_messages_wake(const struct node_state *state);
 /* node_link.c */
 uint64_t node_backoff(struct node_state *state, uint32_t attempts);
 void node_link_down(struct node_state *state, struct instant now);
-void node_offer(struct node_state *state, const struct node_event *event, struct node_actions *out);
+void node_offer(struct node_state *state, const struct node_event *event, struct instant now,
+                struct node_actions *out);
 void node_snapshot_loaded(struct node_state *state, const struct node_event *event,
                           struct instant now, struct node_actions *out);
 void node_heartbeat_reply(struct node_state *state, const struct node_event *event,

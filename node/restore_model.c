@@ -2,18 +2,24 @@
  * what is gone. */
 #include "node/restore_model.h"
 
+#include <string.h>
+
 #include "base/log.h"
 #include "model/trainer.h"
 #include "run/run_model.h"
 
 static enum status initialise(void *context, float *theta, struct error *error) {
     const struct restore_model *model = context;
+    if (model->lacks_model) {
+        memset(theta, 0, (size_t)model->layout->count * sizeof *theta);
+        return OK;
+    }
     enum status status =
         run_model_initialise(model->manifest, model->layout, model->initial, theta, error);
     /* The user's file, not the site's directory: deleting that would help nobody. */
     if (!model->initial || (status != NOT_FOUND && status != CORRUPT)) return status;
     if (error) error->status = INVALID;
-    return error_wrap(error, INVALID, "--initial");
+    return error_wrap(error, INVALID, "--from");
 }
 
 static float *local(void *context) {

@@ -11,7 +11,8 @@ struct trainer;
 struct restore_model { /* borrowed, all of it, while its port is used */
     const struct manifest *manifest;
     const struct layout *layout;
-    const char *initial;     /* file of the run's initial checkpoint; NULL: none */
+    const char *initial;     /* the run's initial checkpoint; NULL: none */
+    bool lacks_model;        /* and it is fetched: zeros stand in its place */
     struct trainer *trainer; /* NULL: the replica's global part alone, for who only reads */
     float
         *scratch; /* not NULL: of a site that a trainer attaches to, [parameters] for what would be

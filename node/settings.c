@@ -89,10 +89,13 @@ static const struct setting common[] = {
      .help = "a transfer without progress for this long is ended, and resumed later"},
     {"export", SETTING_PATH, SETTING_FIELD(struct settings, export_directory), .value_name = "DIR",
      .help = "where the model goes when the run ends; unset: export/ in the site's directory"},
-    {"initial", SETTING_PATH, SETTING_FIELD(struct settings, initial), .value_name = "PATH",
-     .help = "the safetensors file that the run starts from, or the directory of its "
-             "model.safetensors, where the manifest names "
-             "one by its digest; what lies beside it (tokenizer, token ids) comes out of exports"},
+    {"from", SETTING_PATH, SETTING_FIELD(struct settings, from), .value_name = "PATH",
+     .help = "a copy of the checkpoint that the run starts from, a safetensors file or a "
+             "directory, which is checked by its state root; without it the model comes from the "
+             "coordinator. What lies beside it (config.json, tokenizer) comes out of exports"},
+    {"base", SETTING_PATH, SETTING_FIELD(struct settings, base), .value_name = "DIR",
+     .help = "where the run trains an adapter: the frozen model that the jobs here load, which is "
+             "checked at each start against the digest in the manifest"},
     {"attach", SETTING_BOOL, SETTING_FIELD(struct settings, attach), .fallback = "false",
      .help = "train with a job that attaches to this site (libatoll, python/atoll), not with the "
              "built-in trainer: see docs/trainers.md"},

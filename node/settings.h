@@ -24,7 +24,8 @@ struct settings {
     uint64_t checkpoint_ms, heartbeat_ms, backoff_ms, backoff_limit_ms, timeout_ms;
     uint64_t bandwidth, connections;
     const char *export_directory; /* NULL: DIR/export */
-    const char *initial;          /* NULL: none */
+    const char *from;             /* the run's initial checkpoint; NULL: none */
+    const char *base;             /* the frozen model of an adapter; NULL: not looked at */
     const char *metrics_file;     /* NULL: none */
 
     /* run */

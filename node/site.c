@@ -9,6 +9,8 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "crypto/certificate.h"
+#include "model/layout_text.h"
+#include "run/run_model.h"
 
 const char site_software[] =
     "atoll-node " ATOLL_VERSION; /* the Makefile gives this file the content of VERSION, too */
@@ -108,6 +110,11 @@ static enum status load(const char *directory, bool with_key, struct site *out,
         status = named("manifest.yaml",
                        manifest_parse(buffer_bytes(&manifest), &site.manifest, error), error);
     if (status == OK) manifest_digest(&site.manifest, site.manifest_digest);
+    if (status == OK && run_model_has_layout(&site.manifest)) {
+        char *path = site_path(&site, "layout");
+        status = file_read(path, LAYOUT_TEXT_MAX, &site.layout, error);
+        free(path);
+    }
     free(key_path);
     buffer_deinit(&text);
     buffer_deinit(&manifest);
@@ -133,6 +140,7 @@ void site_deinit(struct site *site) {
     free_clearing(site->key_pem.data, site->key_pem.capacity);
     buffer_deinit(&site->certificate_pem);
     buffer_deinit(&site->ca_pem);
+    buffer_deinit(&site->layout);
     *site = (struct site){0};
 }
 
@@ -164,6 +172,8 @@ enum status site_save(const struct site *site, struct error *error) {
     enum status status = write_piece(site, "node.pem", buffer_bytes(&site->certificate_pem), error);
     if (status == OK) status = write_piece(site, "ca.pem", buffer_bytes(&site->ca_pem), error);
     if (status == OK) status = write_piece(site, "manifest.yaml", buffer_bytes(&manifest), error);
+    if (status == OK && site->layout.size)
+        status = write_piece(site, "layout", buffer_bytes(&site->layout), error);
     if (status == OK) status = write_piece(site, "site.json", buffer_bytes(&json), error);
     buffer_deinit(&manifest);
     buffer_deinit(&json);

@@ -6,6 +6,7 @@
  *     DIR/node.pem       certificate for it, by the federation's CA DIR/manifest.yaml the run's
  *                        rules, canonical form
  *     DIR/ca.pem         the federation's CA DIR/node.yaml settings that are local to the site
+ *     DIR/layout         the parameters' tensors, where the manifest names them by digest
  *
  * site.json is written last: a directory that has it is complete. Loading checks that the pieces
  * belong together.
@@ -33,6 +34,7 @@ struct site {
     struct buffer key_pem;                 /* secret */
     struct buffer certificate_pem, ca_pem; /* terminated */
     struct manifest manifest;
+    struct buffer layout; /* its text; empty: the built-in trainer's */
     uint8_t manifest_digest[DIGEST_SIZE];
 };
 

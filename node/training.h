@@ -59,6 +59,7 @@ struct training_options {
     struct stand *stand;
     struct schedule schedule; /* and what it is told: of the learning rate, and H */
     uint32_t inner_steps;
+    bool lacks_model;         /* nobody attaches before a snapshot of the run is loaded */
     uint64_t max_step_tokens; /* that the run takes of it */
     uint64_t trainer_steps;   /* of before the start; the built-in trainer knows its own */
     const struct data *data;  /* borrowed */

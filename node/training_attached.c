@@ -45,6 +45,7 @@ struct attached { /* the thread's own */
     uint64_t step_ns; /* when a step was last counted */
     double step_s;    /* how long one takes, lately */
     bool busy;        /* `request` has been ordered */
+    uint32_t fragments_loaded; /* from a snapshot of the run, with nobody attached */
     struct training_request request;
 };
 
@@ -244,6 +245,7 @@ static void do_without(struct attached *attached) {
     const struct training_request *request = &attached->request;
     attached->busy = false;
     if (request->kind == REQUEST_REBASE) move_base(attached);
+    attached->fragments_loaded += request->kind == REQUEST_REBASE && request->why == MOVE_LOADED;
     if (request->kind == REQUEST_SNAPSHOT)
         handler_of(attached)->snapshot_lost(handler_of(attached)->context, request->fragment,
                                             request->sequence);
@@ -376,10 +378,20 @@ static uint64_t wait_ms(const struct attached *attached) {
     return MIN(MAX(part, (uint64_t)LEAST_WAIT_MS), (uint64_t)MOST_WAIT_MS);
 }
 
+static bool lacks_model(const struct attached *attached) {
+    const struct training_options *options = &attached->training->options;
+    return options->lacks_model && attached->fragments_loaded < options->replica->fragments;
+}
+
 void training_attached_body(void *context) {
     struct training *training = context;
     struct attached attached = {.training = training, .border = training->options.border};
     while (look_around(&attached)) {
+        if (lacks_model(&attached)) { /* whoever attaches meanwhile waits for its welcome */
+            clock_sleep_ms(LEAST_WAIT_MS);
+            next_request(&attached);
+            continue;
+        }
         border_poll(attached.border, wait_ms(&attached));
         watch_session(&attached);
         if (attached.session != 0) count_and_finish(&attached);

@@ -21,6 +21,7 @@
 #include "node/restore_model.h"
 #include "node/status.h"
 #include "run/run_model.h"
+#include "run/run_start.h"
 
 enum { STATUS_LIMIT = 256 * 1024 };
 
@@ -79,11 +80,34 @@ int verb_run(struct options *options, void *values) {
     return run_site(values);
 }
 
-static enum status check_data_first(void *context, const struct manifest *manifest, bool observes,
-                                    struct error *error) {
-    const struct settings *settings = context;
+/* What the built-in trainer cannot train is a job's that attaches. */
+static enum status check_trainer(const struct settings *settings, const struct layout *layout,
+                                 bool observes, struct error *error) {
+    if (observes)
+        return run_model_check_built_in(layout, "an observer, which evaluates with it, cannot join",
+                                        error);
+    if (settings->attach) return OK;
+    return run_model_check_built_in(
+        layout, "start the node with --attach, and a job of yours trains (docs/trainers.md)",
+        error);
+}
+
+/* The local copy of what the run starts from. */
+static enum status check_from(const struct settings *settings, const struct manifest *manifest,
+                              const struct layout *layout, struct error *error) {
+    void *theta = NULL;
+    if (!settings->from) return OK;
+    TRY(memory_try(layout->count, sizeof(float), &theta, error));
+    enum status status = run_model_initialise(manifest, layout, settings->from, theta, error);
+    free(theta);
+    return status == OK ? OK : error_wrap(error, status, "--from");
+}
+
+static enum status check_data(const struct settings *settings, const struct manifest *manifest,
+                              bool observes, struct error *error) {
     struct data *data = NULL;
     struct run_model_files files = settings_files(settings);
+    if (settings->data.count == 0) return OK;
     char *seen = file_join(settings->directory, "data.seen");
     files.seen = seen;
     files.heldout_only = observes;
@@ -93,12 +117,26 @@ static enum status check_data_first(void *context, const struct manifest *manife
     return status;
 }
 
+static enum status check_first(void *context, const struct manifest *manifest, struct bytes text,
+                               bool observes, struct error *error) {
+    const struct settings *settings = context;
+    struct layout layout = {0};
+    TRY(run_model_layout(manifest, text, &layout, error));
+    enum status status = check_trainer(settings, &layout, observes, error);
+    if (status == OK) status = check_from(settings, manifest, &layout, error);
+    if (status == OK && settings->base) status = run_base_check(manifest, settings->base, error);
+    if (status == OK && layout.built_in) status = check_data(settings, manifest, observes, error);
+    layout_deinit(&layout);
+    return status;
+}
+
 /* A site that has joined before keeps its settings where those that it is told now would not do. */
-static enum status check_data_again(struct settings *settings, struct error *error) {
+static enum status check_again(struct settings *settings, struct error *error) {
     struct site site = {0};
     enum status status = site_load(settings->directory, &site, error);
-    if (status == OK && settings->data.count) {
-        status = check_data_first(settings, &site.manifest, site.observes, error);
+    if (status == OK) {
+        status =
+            check_first(settings, &site.manifest, buffer_bytes(&site.layout), site.observes, error);
         if (status != OK)
             error_wrap(error, status, "%s has joined before, and its settings stay as they were",
                        settings->directory);
@@ -114,7 +152,7 @@ int verb_join(struct options *options, void *values) {
     struct join_setup setup = {.address = settings->join_address,
                                .proxy = settings->proxy,
                                .directory = settings->directory,
-                               .check = settings->data.count ? check_data_first : NULL,
+                               .check = check_first,
                                .context = settings};
     bool other = settings->address && strcmp(settings->address, settings->join_address) != 0;
     char *token = NULL;
@@ -127,7 +165,7 @@ int verb_join(struct options *options, void *values) {
     if (status == OK) status = settings_check_saved(options, settings, &error);
     if (status == OK) status = join_run(&setup, &already, &error);
     free_clearing(token, strlen(token));
-    if (status == OK && already) status = check_data_again(settings, &error);
+    if (status == OK && already) status = check_again(settings, &error);
     if (status == OK) status = settings_save(options, settings, &error);
     if (status != OK) return failed("join", status, &error);
     if (already)
@@ -219,13 +257,14 @@ static enum status model_open_once(const struct settings *settings, struct model
     struct restored restored;
     enum status status = site_load_reading(settings->directory, &model.site, error);
     const struct manifest *manifest = &model.site.manifest;
-    if (status == OK) status = run_model_layout(manifest, &model.layout, error);
+    if (status == OK)
+        status = run_model_layout(manifest, buffer_bytes(&model.site.layout), &model.layout, error);
     if (status == OK)
         status =
             journal_open_reading(settings->directory, manifest->fragments, &model.journal, error);
     if (status == OK) status = replica_init(&model.replica, manifest, model.layout.count, error);
     struct restore_model what = {
-        .manifest = manifest, .layout = &model.layout, .initial = settings->initial};
+        .manifest = manifest, .layout = &model.layout, .initial = settings->from};
     struct restore_input input = {
         .journal = model.journal, .replica = &model.replica, .port = restore_model_port(&what)};
     *moved = false;
@@ -279,13 +318,16 @@ static enum status evaluate(const struct settings *settings, struct model *model
 
 int verb_eval(struct options *options, void *values) {
     static const char *const used[] = {
-        "dir", "data", "data-format", "heldout", "threads", "batch.sequences", "initial", NULL};
+        "dir", "data", "data-format", "heldout", "threads", "batch.sequences", "from", NULL};
     const struct settings *settings = values;
     struct error error = {0};
     if (settings_check_used(options, used, &error) != OK) return misused("eval", &error);
     struct model model = {0};
     double nats = 0;
     enum status status = model_open(settings, &model, &error);
+    if (status == OK)
+        status =
+            run_model_check_built_in(&model.layout, "export it, and evaluate the export", &error);
     if (status == OK) status = evaluate(settings, &model, &nats, &error);
     if (status == OK)
         printf("version %llu loss %.6f\n", (unsigned long long)model.replica.global.version, nats);
@@ -325,19 +367,21 @@ static enum status write_text(const struct settings *settings, const struct mode
 }
 
 int verb_generate(struct options *options, void *values) {
-    static const char *const used[] = {"dir", "initial", NULL};
+    static const char *const used[] = {"dir", "from", NULL};
     const struct settings *settings = values;
     struct error error = {0};
     if (settings_check_used(options, used, &error) != OK) return misused("generate", &error);
     struct model model = {0};
     enum status status = model_open(settings, &model, &error);
+    if (status == OK)
+        status = run_model_check_built_in(&model.layout, "export it, and use transformers", &error);
     if (status == OK) status = write_text(settings, &model, &error);
     model_close(&model);
     return status == OK ? EXIT_DONE : failed("generate", status, &error);
 }
 
 int verb_export(struct options *options, void *values) {
-    static const char *const used[] = {"dir", "export", "initial", NULL};
+    static const char *const used[] = {"dir", "export", "from", NULL};
     const struct settings *settings = values;
     struct error error = {0};
     if (settings_check_used(options, used, &error) != OK) return misused("export", &error);
@@ -352,7 +396,8 @@ int verb_export(struct options *options, void *values) {
         const struct export_options how = {.version = (int64_t)global->version,
                                            .byte_tokenizer =
                                                model.site.manifest.tokenizer == TOKENIZER_BYTE,
-                                           .beside = settings->initial};
+                                           .beside = settings->from,
+                                           .frozen = settings->from};
         status = export_model_as(path, &model.layout, global->theta, &how, &error);
         if (status == OK) printf("%s version %llu\n", path, (unsigned long long)global->version);
         free(path);
@@ -370,7 +415,8 @@ int verb_validate(struct options *options, void *values) {
     struct data *data = NULL;
     enum status status = site_load(settings->directory, &site, &error);
     if (status == OK) status = check_outputs(settings, &error);
-    if (status == OK) status = run_model_layout(&site.manifest, &layout, &error);
+    if (status == OK)
+        status = run_model_layout(&site.manifest, buffer_bytes(&site.layout), &layout, &error);
     if (status == OK && !settings->address)
         status = error_set(&error, INVALID, "no coordinator's address");
     struct run_model_files files = settings_files(settings);

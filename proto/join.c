@@ -94,16 +94,19 @@ static enum status reply_check(const struct join_reply *reply, struct error *err
         return error_set(error, INVALID, "site: 0, beside a certificate");
     TRY(wire_check_size(reply->certificate_pem, member ? 1 : 0, member ? WIRE_PEM_LIMIT : 0,
                         "certificate_pem", error));
+    TRY(wire_check_size(reply->layout, 0, WIRE_LAYOUT_LIMIT, "layout", error));
     TRY(wire_check_size(reply->ca_pem, 1, WIRE_PEM_LIMIT, "ca_pem", error));
     return wire_check_size(reply->manifest, 1, WIRE_MANIFEST_LIMIT, "manifest", error);
 }
 
 static enum status reply_convert(const ProtobufCMessage *message, struct bytes payload,
                                  struct arena *arena, void *out, struct error *error) {
-    (void)payload, (void)arena;
+    (void)arena;
     const Atoll__V1__JoinReply *from = (const Atoll__V1__JoinReply *)message;
     struct join_reply reply = {
         .code = from->code, .message = from->message, .server_time_ms = from->server_time_ms};
+    if (reply.code != JOIN_OK && payload.size > 0)
+        return error_set(error, INVALID, "JoinReply: a layout beside a refusal");
     if (reply.code == JOIN_OK) {
         reply.protocol = from->protocol;
         reply.site = from->site;
@@ -111,6 +114,7 @@ static enum status reply_convert(const ProtobufCMessage *message, struct bytes p
         reply.certificate_pem = wire_bytes(from->certificate_pem);
         reply.ca_pem = wire_bytes(from->ca_pem);
         reply.manifest = wire_bytes(from->manifest);
+        reply.layout = payload;
         TRY(wire_fixed(from->run_id, reply.run_id, sizeof reply.run_id, true, "run_id", error));
         TRY(wire_fixed(from->coordinator_key, reply.coordinator_key, sizeof reply.coordinator_key,
                        true, "coordinator_key", error));
@@ -121,7 +125,7 @@ static enum status reply_convert(const ProtobufCMessage *message, struct bytes p
 }
 
 static const struct wire_type reply_type = {&atoll__v1__join_reply__descriptor, 96 * 1024,
-                                            128 * 1024, false, reply_convert};
+                                            128 * 1024, true, reply_convert};
 
 enum status join_reply_encode(const struct join_reply *reply, struct buffer *out,
                               struct error *error) {
@@ -144,7 +148,9 @@ enum status join_reply_encode(const struct join_reply *reply, struct buffer *out
         message.coordinator_key =
             wire_binary(bytes_of(reply->coordinator_key, sizeof reply->coordinator_key));
     }
-    return wire_encode(&reply_type, &message.base, out, error);
+    TRY(wire_encode(&reply_type, &message.base, out, error));
+    if (reply->code == JOIN_OK) buffer_append(out, reply->layout.data, reply->layout.size);
+    return OK;
 }
 
 enum status join_reply_decode(struct frame frame, struct arena *arena, struct join_reply *out,

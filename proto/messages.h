@@ -51,6 +51,7 @@ enum {
     WIRE_WANTED_LIMIT = 16,
     WIRE_PEM_LIMIT = 8192,
     WIRE_MANIFEST_LIMIT = 64 * 1024,
+    WIRE_LAYOUT_LIMIT = 1024 * 1024,
     WIRE_RECEIPT_LIMIT = 4096,
     WIRE_HEAD_LIMIT = 256,
     WIRE_ENTRY_LIMIT = 66 * 1024,
@@ -111,8 +112,10 @@ struct join_reply {
     struct bytes ca_pem;          /* 1 to WIRE_PEM_LIMIT, the federation's root */
     uint8_t coordinator_key[WIRE_KEY_SIZE]; /* Ed25519, signs receipts and ledger heads */
     struct bytes manifest;                  /* 1 to WIRE_MANIFEST_LIMIT, canonical form */
-    uint64_t server_time_ms;                /* for a look at the clocks */
-    uint32_t role;                          /* enum site_role of fed/ledger.h, of a look too */
+    struct bytes layout; /* 0 to WIRE_LAYOUT_LIMIT: the layout's text, where the manifest names one;
+                            the frame's payload, so it goes into the buffer behind the header */
+    uint64_t server_time_ms; /* for a look at the clocks */
+    uint32_t role;           /* enum site_role of fed/ledger.h, of a look too */
 };
 MUST_USE enum status join_reply_encode(const struct join_reply *reply, struct buffer *out,
                                        struct error *error);

@@ -18,5 +18,8 @@ struct manifest;
  * in the log: there is nothing to compare. */
 MUST_USE enum status run_checkpoint_check(const struct manifest *manifest, const char *checkpoint,
                                           struct error *error);
+/* The part that holds for any architecture: the tokenizer is the one that the manifest pins. */
+MUST_USE enum status run_checkpoint_check_tokenizer(const struct manifest *manifest,
+                                                    const char *checkpoint, struct error *error);
 
 #endif

@@ -4,15 +4,13 @@
 
 #include <stdlib.h>
 
-#include "base/file.h"
 #include "base/memory.h"
 #include "fed/manifest.h"
-#include "model/beside.h"
-#include "model/safetensors.h"
+#include "fed/merkle.h"
+#include "model/checkpoint.h"
+#include "model/layout_text.h"
 #include "model/trainer.h"
 #include "run/run_shards.h"
-
-enum { CHECKPOINT_OVERHEAD = 1 << 24 /* bytes of a safetensors file beyond its data */ };
 
 struct model_config run_model_config(const struct manifest *manifest) {
     return (struct model_config){.vocabulary = manifest->model.vocabulary,
@@ -27,18 +25,55 @@ struct model_config run_model_config(const struct manifest *manifest) {
                                  .tied = manifest->model.tied};
 }
 
-enum status run_model_layout(const struct manifest *manifest, struct layout *out,
+static const uint8_t none[DIGEST_SIZE];
+
+bool run_model_has_layout(const struct manifest *manifest) {
+    return !digest_equal(manifest->layout, none);
+}
+
+bool run_model_has_root(const struct manifest *manifest) {
+    return !digest_equal(manifest->initial.root, none);
+}
+
+static enum status read_layout(const struct manifest *manifest, struct bytes text,
+                               struct layout *out, struct error *error) {
+    uint8_t digest[DIGEST_SIZE];
+    digest_sha256(text.data, text.size, digest);
+    if (!digest_equal(digest, manifest->layout))
+        return error_set(error, INVALID, "the layout here is not the one that the manifest names");
+    TRY(layout_parse(text, out, error));
+    run_model_layout_digest(out, digest);
+    if (!digest_equal(digest, manifest->layout)) { /* a text that says the same in other words */
+        layout_deinit(out);
+        return error_set(error, INVALID, "the layout's text is not in its one form");
+    }
+    struct model_config config = run_model_config(manifest);
+    layout_recognise(out, &config);
+    return OK;
+}
+
+enum status run_model_layout(const struct manifest *manifest, struct bytes text, struct layout *out,
                              struct error *error) {
+    if (run_model_has_layout(manifest)) return read_layout(manifest, text, out, error);
     struct model_config config = run_model_config(manifest);
     enum status status = layout_init(&config, out, error);
     return status == OK ? OK : error_wrap(error, status, "the manifest's model");
 }
 
+enum status run_model_check_built_in(const struct layout *layout, const char *what,
+                                     struct error *error) {
+    if (layout->built_in) return OK;
+    return error_set(error, INVALID,
+                     "the built-in trainer cannot train this run's model, whose layout begins with "
+                     "tensor \"%s\": %s",
+                     layout->tensors[0].name, what);
+}
+
 void run_model_layout_digest(const struct layout *layout, uint8_t out[static DIGEST_SIZE]) {
-    struct buffer description = {0};
-    layout_describe(layout, &description);
-    digest_sha256(description.data, description.size, out);
-    buffer_deinit(&description);
+    struct buffer text = {0};
+    layout_write(layout, &text);
+    digest_sha256(text.data, text.size, out);
+    buffer_deinit(&text);
 }
 
 struct schedule run_model_schedule(const struct manifest *manifest) {
@@ -129,8 +164,7 @@ enum status run_model_data(const struct manifest *manifest, const struct run_mod
 
 enum status run_model_initialise(const struct manifest *manifest, const struct layout *layout,
                                  const char *checkpoint, float *parameters, struct error *error) {
-    static const uint8_t none[DIGEST_SIZE];
-    if (digest_equal(manifest->initial.checkpoint_digest, none)) {
+    if (!run_model_has_root(manifest)) {
         if (checkpoint)
             return error_set(
                 error, INVALID,
@@ -139,28 +173,18 @@ enum status run_model_initialise(const struct manifest *manifest, const struct l
         layout_initialise(layout, manifest->initial.seed, parameters);
         return OK;
     }
-    char wanted[HEX32_SIZE];
-    hex_encode(manifest->initial.checkpoint_digest, DIGEST_SIZE, wanted);
+    char wanted[HEX32_SIZE], there[HEX32_SIZE];
+    hex_encode(manifest->initial.root, DIGEST_SIZE, wanted);
     if (!checkpoint)
-        return error_set(
-            error, INVALID,
-            "the run starts from the checkpoint with SHA-256 %s, and its file is needed", wanted);
-    struct buffer file = {0};
-    uint8_t digest[DIGEST_SIZE];
-    char *path = beside_tensors(checkpoint);
-    enum status status =
-        file_read(path, layout->count * sizeof(float) + CHECKPOINT_OVERHEAD, &file, error);
-    if (status != OK) goto out;
-    digest_sha256(file.data, file.size, digest);
-    if (!digest_equal(digest, manifest->initial.checkpoint_digest)) {
-        status = error_set(error, INVALID,
-                           "%s is not the run's initial checkpoint: its SHA-256 is not %s", path,
-                           wanted);
-        goto out;
-    }
-    status = safetensors_decode(layout, buffer_bytes(&file), parameters, error);
-out:
-    free(path);
-    buffer_deinit(&file);
-    return status;
+        return error_set(error, INVALID,
+                         "the run starts from the checkpoint with state root %s, and it is needed",
+                         wanted);
+    uint8_t root[DIGEST_SIZE];
+    TRY(checkpoint_read(checkpoint, layout, parameters, error));
+    state_root(parameters, layout->count, root);
+    if (digest_equal(root, manifest->initial.root)) return OK;
+    return error_set(error, INVALID,
+                     "%s is not the run's initial checkpoint: its values have the state root %s, "
+                     "and the run's is %s",
+                     checkpoint, hex_encode(root, DIGEST_SIZE, there), wanted);
 }

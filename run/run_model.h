@@ -5,7 +5,7 @@
  * model, the parameter layout and its digest, and the initial parameters are group-wide: every site
  * and the coordinator must come to the same bits from the same manifest. Batch, accumulation and
  * threads are the site's own and are not touched here. Pure except run_model_initialise, which may
- * read the checkpoint file that the manifest names by digest.
+ * read the checkpoint that the manifest names by the root of its values.
  */
 #ifndef RUN_RUN_MODEL_H
 #define RUN_RUN_MODEL_H
@@ -31,10 +31,17 @@ struct run_model_local { /* the site's own part of what the trainer is told; zer
 };
 
 struct model_config run_model_config(const struct manifest *manifest);
-/* The layout of the manifest's model; ends with layout_deinit. INVALID. */
-MUST_USE enum status run_model_layout(const struct manifest *manifest, struct layout *out,
-                                      struct error *error);
-/* SHA-256 of layout_describe: the layout digest of the genesis entry and of every contribution. */
+/* The layout of the run, by its text (empty where the manifest has no `layout`: the built-in
+ * trainer's, by the manifest's model); ends with layout_deinit. INVALID: another text than the
+ * manifest names, or a model that cannot be. */
+MUST_USE enum status run_model_layout(const struct manifest *manifest, struct bytes text,
+                                      struct layout *out, struct error *error);
+bool run_model_has_layout(const struct manifest *manifest); /* a text is needed */
+bool run_model_has_root(const struct manifest *manifest);   /* version 0 is a checkpoint's */
+/* INVALID where the built-in trainer has no say: `what` would need it. */
+MUST_USE enum status run_model_check_built_in(const struct layout *layout, const char *what,
+                                              struct error *error);
+/* SHA-256 of layout_write: the layout digest of the genesis entry and of every contribution. */
 void run_model_layout_digest(const struct layout *layout, uint8_t out[static DIGEST_SIZE]);
 /* Of the learning rate, by tokens of the run. */
 struct schedule run_model_schedule(const struct manifest *manifest);
@@ -62,8 +69,8 @@ MUST_USE enum status run_model_data(const struct manifest *manifest,
                                     const struct run_model_files *files, struct data **out,
                                     struct error *error);
 /* The parameters of version 0, [layout->count]: from the manifest's seed, or from `checkpoint`, a
- * safetensors file whose SHA-256 the manifest has, or the directory of its model.safetensors.
- * INVALID if the manifest needs a checkpoint and there is none, or another one. */
+ * safetensors file or a directory with one or several, whose values have the state root that the
+ * manifest has. INVALID if the manifest needs a checkpoint and there is none, or another one. */
 MUST_USE enum status run_model_initialise(const struct manifest *manifest,
                                           const struct layout *layout, const char *checkpoint,
                                           float *parameters, struct error *error);

@@ -133,8 +133,9 @@ class Site(Process):
 
 
 class Federation:
-    def __init__(self, programs, output, manifest_text, disks=None, mount=None):
-        """disks: megabytes by folder below output, each mounted by mount(path, megabytes)."""
+    def __init__(self, programs, output, manifest_text, disks=None, mount=None, create=()):
+        """disks: megabytes by folder below output, each mounted by mount(path, megabytes). create:
+        more options of `run create`."""
         self.programs, self.output = os.path.abspath(programs), os.path.abspath(output)
         self.run = self.path("run")
         self.sites = {}
@@ -147,7 +148,9 @@ class Federation:
             mount(self.path(folder), megabytes)
         with open(self.path("manifest.yaml"), "w") as file:
             file.write(manifest_text)
-        self.call("atollctl", "run", "create", self.run, "--manifest", self.path("manifest.yaml"))
+        self.begins_from = [str(word) for word in create]
+        self.call("atollctl", "run", "create", self.run, "--manifest", self.path("manifest.yaml"),
+                  *self.begins_from)
 
     # ---- small helpers ----
     def path(self, *parts):
@@ -210,8 +213,10 @@ class Federation:
         """Joins, then is started from its directory alone, as after any restart."""
         invitation = self.invite(name, "--role", role)
         directory = self.path("sites", name)
-        settings = ["--dir", directory, "--data", data or self.path("text.txt"), "--threads", "1",
-                    "--batch-sequences", str(sequences), "--heartbeat-interval", "1s", *options]
+        settings = ["--dir", directory, "--threads", "1", "--batch-sequences", str(sequences),
+                    "--heartbeat-interval", "1s", *options]
+        if "--attach" not in options:
+            settings += ["--data", data or self.path("text.txt")]
         self.call("atoll-node", "join", address or invitation["address"],
                   "--token-file", self.token_file(invitation["token"]), "--run=false", *settings)
         site = Site(name, [self.program("atoll-node"), "run", "--dir", directory],
@@ -274,8 +279,10 @@ class Federation:
         copy = self.path("copy")
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(self.run, copy)
+        at = self.begins_from.index("--from") if "--from" in self.begins_from else 0
+        source = self.begins_from[at:at + 2] if self.begins_from else []
         done = self.call("atollctl", "--format", "json", "ledger", "verify", "--dir", copy,
-                         check=False, seconds=120)
+                         *source, check=False, seconds=120)
         shutil.rmtree(copy)
         try:
             return json.loads(done.stdout)

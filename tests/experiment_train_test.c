@@ -258,7 +258,7 @@ static void reference_init(struct reference *reference, const struct manifest *m
                            const char *path) {
     struct error error = {0};
     struct run_model_local local = {.sequences = 2, .threads = 1};
-    CHECK_OK(run_model_layout(manifest, &reference->layout, &error));
+    CHECK_OK(run_model_layout(manifest, bytes_of(NULL, 0), &reference->layout, &error));
     size_t count = reference->layout.count;
     float *first = xcalloc(count, sizeof first[0]);
     CHECK_OK(run_model_initialise(manifest, &reference->layout, NULL, first, &error));

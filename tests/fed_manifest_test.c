@@ -232,8 +232,8 @@ TEST(words_are_taken_exactly) {
     check_refused("name: demo\nouter.mode: Sparse", "write dense or sparse");
     check_refused("name: demo\ntokenizer: bpe", "write byte or external");
     check_refused("name: demo\ncodec.kind: topk", "fp32, bf16, int8, fp4, topk2-64 or topk2-128");
-    check_refused("name: demo\ninitial.checkpoint_digest: abc", "none or 64 hexadecimal digits");
-    check_taken("name: demo\ninitial.checkpoint_digest: "
+    check_refused("name: demo\ninitial.root: abc", "none or 64 hexadecimal digits");
+    check_taken("name: demo\ninitial.root: "
                 "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f");
 }
 
@@ -352,7 +352,7 @@ static const char unusual[] =
     "model:\n  vocabulary: 4096\n  hidden: 192\n  rope_theta: 12345.678\n  norm_epsilon: 3.3e-6\n  "
     "tied: false\n"
     "initial:\n  seed: 18446744073709551615\n"
-    "  checkpoint_digest: FF0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n"
+    "  root: FF0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n"
     "tokenizer: external\n"
     "inner: {learning_rate: 0.1234567890123456789, schedule: cosine, warmup_tokens: 10, "
     "decay_tokens: 99}\n"
@@ -369,7 +369,7 @@ TEST(the_canonical_form_reads_back_to_the_same_and_writes_to_the_same) {
     CHECK_OK(parse(text, &again, &error));
     char *second = canonical_text(&again);
     CHECK_TEXT(second, text);
-    CHECK_CONTAINS(text, "initial.checkpoint_digest: ff0102");
+    CHECK_CONTAINS(text, "initial.root: ff0102");
     CHECK_CONTAINS(text, "merge.grace: 90s\n");
     CHECK_CONTAINS(text, "merge.warmup_grace: forever\n");
     CHECK_CONTAINS(text, "admission.expiry: 0ms\n");
@@ -410,7 +410,7 @@ TEST(the_digest_of_the_defaults_is_a_constant_of_the_format) {
     CHECK_OK(parse("name: golden", &m, &error));
     manifest_digest(&m, digest);
     CHECK_TEXT(hex_encode(digest, DIGEST_SIZE, hex),
-               "16df26790c421cd19a411b4854149d4496c592fdbbd2c7a55078fc64214811cf");
+               "28607c12dd25b9c33e131f7dfb4ca9c8ddabea6ecc5f430749cdab78b8ab665c");
 }
 
 /* Every kind of value, none at its default: what is signed and stored by runs that are under
@@ -440,11 +440,11 @@ TEST(the_canonical_bytes_of_every_kind_of_value_are_a_constant_of_the_format) {
     CHECK_CONTAINS(text, "codec.kind: bf16\ncodec.decay: 0\n");
     manifest_digest(&m, digest);
     CHECK_TEXT(hex_encode(digest, DIGEST_SIZE, hex),
-               "184e2b9c873cb52f4df905bb9bc6672f0d1e127b7ce65167943e35b5380fff1a");
+               "e0fd46cd278fe1c243f76a06d400d645624fca390cf827612ded9c3553c9e8b5");
     m.admission.expiry_ms = 0;
     manifest_digest(&m, digest);
     CHECK_TEXT(hex_encode(digest, DIGEST_SIZE, hex),
-               "d72bca1cf2282fb4ab4e858c39901511d92298adcd9e445b661d80e7b155acfd");
+               "05ead31b71099f8dc27e74a38c62818a2de2722be4272d4f92c72bc3c515e409");
     free(text);
 }
 

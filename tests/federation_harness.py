@@ -56,8 +56,8 @@ def write_text(path, size=200_000):
 
 
 class Federation(federation.Federation):
-    def __init__(self, programs, output, manifest_text, disks=None, mount=None):
-        super().__init__(programs, output, manifest_text, disks, mount)
+    def __init__(self, programs, output, manifest_text, **more):
+        super().__init__(programs, output, manifest_text, **more)
         write_text(self.path("text.txt"))
 
     def limit_descriptors(self, limit):

@@ -162,16 +162,12 @@ def checkpoint(directory):
         write(f"{directory}/{name}", f"what {name} says\n")
     write(f"{directory}/processor_config.json", '{"any": "settings"}')
     write(f"{directory}/docs.json", '{"text": "not the"}\n{"text": "checkpoint\'s"}\n')
-    digest = hashlib.sha256(read(f"{directory}/model.safetensors")).hexdigest()
-    return config, dict(context=64, rope_theta=500, norm_epsilon="1e-6", tied="false",
-                        digest=digest)
+    return config, dict(context=64, rope_theta=500, norm_epsilon="1e-6", tied="false")
 
 
-def create(directory, tokenizer="external", code=0, source="base", digest=None, **model):
+def create(directory, tokenizer="external", code=0, source="base", **model):
     path = manifest(tokenizer, **model)
-    write(path, read(path) + f"initial:\n  checkpoint_digest: {digest}\n".encode())
-    return run(CTL, "run", "create", directory, "--manifest", path, "--checkpoint", source,
-               code=code)
+    return run(CTL, "run", "create", directory, "--manifest", path, "--from", source, code=code)
 
 
 def test_what_is_evaluated_as_text_is_text():
@@ -213,7 +209,7 @@ def test_a_checkpoint_that_computes_otherwise_than_its_manifest_is_refused_with_
                                          **{**fits, "rope_theta": 10000})
     os.rename("base/model_config.json", "base/config.json")
     assert "tokenizer of its own" in create("run", tokenizer="byte", code=1, **fits)
-    said = run(CTL, "run", "create", "run", "--manifest", "run.yaml", "--checkpoint", "base",
+    said = run(CTL, "run", "create", "run", "--manifest", "run.yaml", "--from", "base",
                "--dry-run", code=1)
     assert "tokenizer of its own" in said, said
     create("run", **fits)

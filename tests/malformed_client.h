@@ -74,7 +74,7 @@ CLIENT void world_create(struct world *w, const char *name, const char *more) {
     free(yaml);
     CHECK_OK(file_make_directory(w->directory, 0700, &error));
     CHECK_OK(directory_create(w->directory, &w->manifest, NULL, NULL, &error));
-    CHECK_OK(run_model_layout(&w->manifest, &layout, &error));
+    CHECK_OK(run_model_layout(&w->manifest, bytes_of(NULL, 0), &layout, &error));
     run_model_layout_digest(&layout, w->layout_digest);
     w->parameters = layout.count;
     layout_deinit(&layout);

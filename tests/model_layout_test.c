@@ -30,7 +30,8 @@ TEST(tensors_follow_each_other_without_gaps_under_hugging_face_names) {
     for (uint32_t i = 0; i < layout.tensor_count; i++) {
         CHECK_EQUAL(layout.tensors[i].offset, at);
         CHECK_EQUAL(layout.tensors[i].count,
-                    layout.tensors[i].shape[0] * layout.tensors[i].shape[1]);
+                    layout.tensors[i].shape[0] *
+                        (layout.tensors[i].dimensions == 2 ? layout.tensors[i].shape[1] : 1));
         CHECK(layout.tensors[i].decays == (layout.tensors[i].dimensions == 2));
         at += layout.tensors[i].count;
     }

@@ -151,9 +151,10 @@ static struct buffer written_as(const struct layout *layout, const char *dtype, 
         const struct layout_tensor *tensor = &layout->tensors[i < layout->tensor_count ? i : 0];
         const char *name = i < layout->tensor_count ? tensor->name : "lm_head.weight";
         uint64_t begin = i == 1 ? at - shift : at;
-        buffer_append_text(&header, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[%u", i ? "," : "{", name,
-                           dtype, tensor->shape[0]);
-        if (tensor->dimensions == 2) buffer_append_text(&header, ",%u", tensor->shape[1]);
+        buffer_append_text(&header, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[%llu", i ? "," : "{",
+                           name, dtype, (unsigned long long)tensor->shape[0]);
+        if (tensor->dimensions == 2)
+            buffer_append_text(&header, ",%llu", (unsigned long long)tensor->shape[1]);
         buffer_append_text(&header, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)begin,
                            (unsigned long long)(begin + tensor->count * item));
         at += tensor->count * item;

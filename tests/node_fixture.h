@@ -59,7 +59,7 @@ static inline void fixture_init(struct fixture *fixture, enum outer_mode mode, u
     const char *paths[] = {path};
     CHECK_OK(data_open(paths, 1, &data, &fixture->data, &error));
     free(path);
-    CHECK_OK(run_model_layout(&fixture->manifest, &fixture->layout, &error));
+    CHECK_OK(run_model_layout(&fixture->manifest, bytes_of(NULL, 0), &fixture->layout, &error));
     fixture->count = (size_t)fixture->layout.count;
     struct run_model_local local = {.sequences = 4, .threads = 1};
     CHECK_OK(run_model_trainer(&fixture->manifest, &local, &fixture->trainer, &error));

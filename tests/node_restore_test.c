@@ -506,7 +506,7 @@ TEST(a_missing_initial_checkpoint_is_no_damage_of_the_site) {
     struct error error = {0};
     begin(&crashed, OUTER_SPARSE);
     struct manifest manifest = crashed.site.manifest;
-    memset(manifest.initial.checkpoint_digest, 7, DIGEST_SIZE);
+    memset(manifest.initial.root, 7, DIGEST_SIZE);
     struct restore_model model = {.manifest = &manifest,
                                   .layout = &crashed.site.layout,
                                   .initial = "/nonexistent/model.safetensors",
@@ -516,7 +516,7 @@ TEST(a_missing_initial_checkpoint_is_no_damage_of_the_site) {
                                   .port = restore_model_port(&model)};
     /* NOT_FOUND would say: delete journal and state */
     CHECK_STATUS(restore_site(&input, &restored, &error), INVALID);
-    CHECK_CONTAINS(error.message, "--initial");
+    CHECK_CONTAINS(error.message, "--from");
     CHECK_CONTAINS(error.message, "/nonexistent/model.safetensors");
     end(&crashed);
 }

@@ -253,13 +253,17 @@ def write(name, content):
 
 
 def checkpoint_of(manifest_text):
-    """A checkpoint for that manifest, its digest, and the manifest that names it."""
+    """A checkpoint for that manifest, and the manifest that names it by its root."""
     write("seed.yaml", manifest_text)
     good("atollctl", "run", "create", "seed-run", "--manifest", "seed.yaml")
     good("atollctl", "model", "export", "--dir", "seed-run", "--output", "seed-model")
-    with open("seed-model/model.safetensors", "rb") as file:
-        digest = hashlib.sha256(file.read()).hexdigest()
-    write("run.yaml", manifest_text + f"initial:\n  checkpoint_digest: {digest}\n")
+    with open("seed-run/manifest.yaml") as file:
+        assert "initial.root: none" in file.read()
+    good("atollctl", "run", "create", "named-run", "--manifest", "seed.yaml", "--from",
+         "seed-model")
+    with open("named-run/manifest.yaml") as file:
+        root = dict(line.split(": ", 1) for line in file)["initial.root"]
+    write("run.yaml", manifest_text + f"initial:\n  root: {root}")
     return "seed-model/model.safetensors"
 
 
@@ -270,20 +274,20 @@ def create(*arguments):
 def test_a_run_can_be_made_where_a_creation_failed():
     checkpoint = checkpoint_of(manifest())
     write("other.safetensors", b"something else")
-    for wrong in ([], ["--checkpoint", "/nonexistent"], ["--checkpoint", "other.safetensors"]):
+    for wrong in ([], ["--from", "/nonexistent"], ["--from", "other.safetensors"]):
         for dry in ([], ["--dry-run"]):
             code, _, said = create(*wrong, *dry)
             assert code == 1, f"{wrong}: {said}"
             assert not os.path.exists("made"), f"{wrong} leaves {os.listdir('made')}"
     os.mkdir("made")  # a directory that somebody prepared stays, and stays empty
-    assert create("--checkpoint", "other.safetensors")[0] == 1 and os.listdir("made") == []
-    code, _, said = create("--checkpoint", checkpoint)
+    assert create("--from", "other.safetensors")[0] == 1 and os.listdir("made") == []
+    code, _, said = create("--from", checkpoint)
     assert code == 0, said
-    contains(good("atollctl", "ledger", "verify", "--dir", "made", "--checkpoint", checkpoint),
+    contains(good("atollctl", "ledger", "verify", "--dir", "made", "--from", checkpoint),
              "verified")
-    assert sorted(os.listdir("made")) == ["blobs", "checkpoint", "keys", "manifest.yaml", "store",
-                                          "uploads"]
-    code, _, said = create("--checkpoint", checkpoint)
+    assert sorted(os.listdir("made")) == ["blobs", "checkpoint", "keys", "layout", "manifest.yaml",
+                                          "store", "uploads"]
+    code, _, said = create("--from", checkpoint)
     assert code == 1
     contains(said, "holds a run already")
 

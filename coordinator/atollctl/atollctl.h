@@ -23,11 +23,12 @@ struct ctl_settings {
     const char *proxy;  /* rpc/proxy.h's setting; NULL: as the environment says. Secret */
     uint64_t timeout_ms;
     /* of single commands */
-    const char *directory, *manifest, *checkpoint, *name, *address, *reason, *output, *version;
-    const char *key, *value; /* run set */
-    uint32_t role;           /* site invite: enum site_role */
+    const char *directory, *manifest, *name, *address, *reason, *output, *version;
+    const char *source, *layout, *base; /* what a run begins from */
+    const char *key, *value;            /* run set */
+    uint32_t role;                      /* site invite: enum site_role */
     const char *withdraw;
-    uint64_t expires_ms, token_budget, watch_ms, from;
+    uint64_t expires_ms, token_budget, watch_ms, from, shard_size;
     bool dry_run, ready;
 };
 

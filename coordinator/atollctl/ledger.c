@@ -32,7 +32,8 @@ static enum status initial_state(const struct ctl_settings *settings, struct aud
     if (status == OK && genesis.kind != LEDGER_GENESIS)
         status = error_set(error, CORRUPT, "it is not a genesis entry");
     if (status == OK) status = manifest_parse(genesis.genesis.manifest, &manifest, error);
-    if (status == OK) status = run_model_layout(&manifest, &layout, error);
+    if (status == OK)
+        status = directory_layout(settings->directory, &manifest, &layout, NULL, error);
     if (status == OK) run_model_layout_digest(&layout, digest);
     if (status == OK && !digest_equal(digest, genesis.genesis.layout_digest)) {
         status = error_set(error, CORRUPT,
@@ -40,8 +41,8 @@ static enum status initial_state(const struct ctl_settings *settings, struct aud
     }
     if (status == OK) status = model_state_init(&audit->model, &manifest, layout.count, error);
     if (status == OK)
-        status = run_model_initialise(&manifest, &layout, settings->checkpoint, audit->model.theta,
-                                      error);
+        status =
+            run_model_initialise(&manifest, &layout, settings->source, audit->model.theta, error);
     layout_deinit(&layout);
     buffer_deinit(&raw);
     return status;
@@ -340,10 +341,10 @@ static const struct setting verify_options[] = {
      .value_name = "DIR",
      .flags = OPTION_REQUIRED | OPTION_FLAG_ONLY,
      .help = "a run's data directory, or a copy of one"},
-    {.name = "checkpoint",
+    {.name = "from",
      .kind = SETTING_PATH,
-     SETTING_FIELD(struct ctl_settings, checkpoint),
-     .value_name = "FILE",
+     SETTING_FIELD(struct ctl_settings, source),
+     .value_name = "PATH",
      .flags = OPTION_FLAG_ONLY,
      .help = "the initial parameters, for a run that did not start from a seed"},
     {0}};

@@ -40,7 +40,8 @@ static enum status restore(const struct ctl_settings *settings, uint64_t version
                            struct directory *data, struct run_state **run,
                            struct model_state *model, struct replay_report *report,
                            struct error *error) {
-    struct directory_initial initial = directory_initial(settings->checkpoint);
+    const struct directory_start start = {settings->directory, settings->source};
+    struct directory_initial initial = directory_initial(&start);
     if (version == UINT64_MAX) return directory_restore(data, &initial, run, model, report, error);
     return directory_restore_version(data, &initial, version, run, model, report, error);
 }
@@ -65,14 +66,20 @@ static int model_export(struct options *options, void *values) {
             &error, CORRUPT,
             "the payload of ledger entry %llu is damaged: a running coordinator gets it again",
             (unsigned long long)report.failed_entry);
-    if (status == OK) status = run_model_layout(run_state_manifest(run), &layout, &error);
+    if (status == OK)
+        status =
+            directory_layout(settings->directory, run_state_manifest(run), &layout, NULL, &error);
     if (status == OK) {
-        char *beside = file_join(settings->directory, DIRECTORY_CHECKPOINT);
+        char *beside = file_join(settings->directory, DIRECTORY_CHECKPOINT),
+             *frozen = file_join(beside, DIRECTORY_FROZEN);
         const struct export_options how = {.version = (int64_t)model.version,
                                            .byte_tokenizer =
                                                run_state_manifest(run)->tokenizer == TOKENIZER_BYTE,
-                                           .beside = file_exists(beside) ? beside : NULL};
+                                           .beside = file_exists(beside) ? beside : NULL,
+                                           .frozen = file_exists(frozen) ? frozen : NULL,
+                                           .shard_size = settings->shard_size};
         status = export_model_as(settings->output, &layout, model.theta, &how, &error);
+        free(frozen);
         free(beside);
     }
     uint64_t version = model.version;
@@ -109,10 +116,17 @@ static const struct setting export_options[] = {
      .flags = OPTION_FLAG_ONLY,
      .help = "newest; best, by the held-out losses that the coordinator measured (--heldout); or a "
              "number. Older ones are replayed"},
-    {.name = "checkpoint",
+    {.name = "shard-size",
+     .kind = SETTING_SIZE,
+     SETTING_FIELD(struct ctl_settings, shard_size),
+     .fallback = "5GiB",
+     .min = "1B",
+     .flags = OPTION_FLAG_ONLY,
+     .help = "a model larger than this is written as several files and an index"},
+    {.name = "from",
      .kind = SETTING_PATH,
-     SETTING_FIELD(struct ctl_settings, checkpoint),
-     .value_name = "FILE",
+     SETTING_FIELD(struct ctl_settings, source),
+     .value_name = "PATH",
      .flags = OPTION_FLAG_ONLY,
      .help = "what the run began from; only asked for where no snapshot can be read"},
     {0}};

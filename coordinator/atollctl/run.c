@@ -15,11 +15,10 @@
 
 /* ---- create and example ---------------------------------------------------------------------- */
 
-static enum status read_manifest(const char *path, struct manifest *out, struct error *error) {
-    struct buffer text = {0};
-    enum status status = file_read(path, MANIFEST_LIMIT, &text, error);
-    if (status == OK) status = manifest_parse(buffer_bytes(&text), out, error);
-    buffer_deinit(&text);
+static enum status read_manifest(const char *path, struct manifest *out, struct buffer *text,
+                                 struct error *error) {
+    enum status status = file_read(path, MANIFEST_LIMIT, text, error);
+    if (status == OK) status = manifest_parse(buffer_bytes(text), out, error);
     if (status != OK) error_wrap(error, status, "manifest %s", path);
     return status;
 }
@@ -81,12 +80,18 @@ static int run_create(struct options *options, void *values) {
     struct directory_needs needs;
     struct error error = {0};
     (void)options;
-    if (read_manifest(settings->manifest, &manifest, &error) != OK) return report_failure(&error);
-    enum status status = settings->dry_run
-                             ? directory_create_check(settings->directory, &manifest,
-                                                      settings->checkpoint, &needs, &error)
-                             : directory_create(settings->directory, &manifest,
-                                                settings->checkpoint, &needs, &error);
+    struct buffer text = {0};
+    enum status status = read_manifest(settings->manifest, &manifest, &text, &error);
+    const struct run_source source = {settings->source, settings->layout, settings->base,
+                                      buffer_bytes(&text)};
+    if (status == OK)
+        status =
+            settings->dry_run
+                ? directory_create_check(settings->directory, &manifest, &source, &needs, &error)
+                : directory_create(settings->directory, &manifest, &source, &needs, &error);
+    else
+        manifest_defaults(&manifest);
+    buffer_deinit(&text);
     struct buffer warnings = {0};
     manifest_warnings(&manifest, &warnings);
     if (warnings.size > 0) print_warnings(&warnings);
@@ -337,15 +342,29 @@ static const struct setting create_options[] = {
      .value_name = "FILE",
      .flags = OPTION_REQUIRED | OPTION_FLAG_ONLY,
      .help = "the run's manifest; see `atollctl run example`"},
-    {.name = "checkpoint",
+    {.name = "from",
      .kind = SETTING_PATH,
-     SETTING_FIELD(struct ctl_settings, checkpoint),
+     SETTING_FIELD(struct ctl_settings, source),
+     .value_name = "PATH",
+     .flags = OPTION_FLAG_ONLY,
+     .help = "the checkpoint to start from: a directory with config.json and model.safetensors or "
+             "an index of several, an adapter's (LoRA), or one safetensors file. Its tensors are "
+             "the run's; sizes that the manifest gives must be config.json's, and small files "
+             "there come out of exports"},
+    {.name = "layout",
+     .kind = SETTING_PATH,
+     SETTING_FIELD(struct ctl_settings, layout),
      .value_name = "FILE",
      .flags = OPTION_FLAG_ONLY,
-     .help = "the safetensors file to start from, or the directory of its model.safetensors, if "
-             "the manifest names one by digest; "
-             "config.json beside it must agree with the manifest, and small files there come out "
-             "of exports"},
+     .help = "the list of the run's tensors, instead of all that --from has: order, types, what is "
+             "trained and what is frozen; see docs/trainers.md"},
+    {.name = "base",
+     .kind = SETTING_PATH,
+     SETTING_FIELD(struct ctl_settings, base),
+     .value_name = "DIR",
+     .flags = OPTION_FLAG_ONLY,
+     .help = "with an adapter: the frozen model that it is for, which the manifest then names by "
+             "digest"},
     {.name = "dry-run",
      .kind = SETTING_BOOL,
      SETTING_FIELD(struct ctl_settings, dry_run),
@@ -412,7 +431,8 @@ static const struct command create_command = {
     .summary = "make a run: keys, certificates, ledger, version 0",
     .options = create_options,
     .run = run_create,
-    .examples = "atollctl run create /srv/atoll/demo --manifest run.yaml"};
+    .examples = "atollctl run create /srv/atoll/demo --manifest run.yaml\n"
+                "atollctl run create /srv/atoll/demo --manifest run.yaml --from ./gpt2"};
 static const struct command example_command = {
     .name = "example",
     .summary = "print a commented manifest with every key and its default",
