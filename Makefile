@@ -381,6 +381,12 @@ test:
 	$(Q)scripts/install-deps --python build/python || true
 	$(Q)$(MAKE) --no-print-directory -j$(shell nproc) test-run
 
+# With PyTorch's current release, in a directory of its own (6 GB): some minutes.
+.PHONY: test-torch
+test-torch: programs libatoll
+	$(Q)scripts/install-deps --torch build/torch
+	$(Q)ATOLL_BIN=$(abspath $(OUT))/bin build/torch/bin/python tests/torch_attach.py
+
 # The first seed is drawn at random, and printed, unless SEED or FIRST names it.
 SEED  ?=
 SEEDS ?=

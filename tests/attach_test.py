@@ -21,6 +21,7 @@ LIBRARY = os.path.join(os.path.dirname(PROGRAMS), "lib", "libatoll.so.0")
 SECONDS = 60 * float(os.environ.get("ATOLL_TEST_SLOWDOWN") or 1)
 TRAINER = os.path.join(ROOT, "tests", "attach_trainer.py")
 TORCH = os.path.join(ROOT, "tests", "attach_torch.py")
+HF = os.path.join(ROOT, "tests", "attach_hf.py")
 EXAMPLE = os.path.join(ROOT, "examples", "train_bytes.py")
 SHAPE = "--hidden 32 --layers 2 --heads 2 --kv-heads 1 --ffn 64 --context 32 --batch 4".split()
 
@@ -29,7 +30,8 @@ class Job:
     """A training job of one process, with the site's directory in its environment."""
 
     def __init__(self, site, *command, **environment):
-        self.log = os.path.join(os.path.dirname(site), os.path.basename(site) + ".trainer")
+        self.log = os.path.join(os.path.dirname(site), os.path.basename(site) + ".trainer" +
+                                environment.get("RANK", ""))
         self.environment = dict(os.environ, ATOLL_DIR=site, LIBATOLL=LIBRARY, OMP_NUM_THREADS="1",
                                 PYTHONPATH=os.path.join(ROOT, "python"), **environment)
         self.command, self.handle = [sys.executable, *command], None
@@ -129,6 +131,27 @@ def test_a_script_with_a_few_added_lines_trains_beside_two_built_in_sites():
         assert len(run.merged()) >= 5
         losses = [float(loss) for loss in re.findall(r"loss (\S+)", job.text())]
         assert losses[0] > 5 > losses[-1], losses
+
+
+def test_a_trainer_of_transformers_trains_with_one_callback_and_goes_on_from_its_checkpoint():
+    need("transformers")
+    need("accelerate")
+    with Run("one", inner_steps=5) as run:
+        job = run.job(HF, run.federation.path("text.txt"), "output", "--save", "40")
+        run.until("it saves", lambda: "saved 40" in job.text())
+        before = run.receipts()
+        run.until("it contributes", lambda: run.receipts() >= before + 1)
+        restart(run, job)
+        run.until("it goes on", lambda: run.receipts() >= before + 4)
+        run.end()
+        assert job.wait() == 0, job.text()
+        said = re.findall(r"trainer_attached .*steps=(\d+) kept=(\d+) lost=(\d+) ahead=(\d+)",
+                          run.site.text())
+        assert len(said) == 2 and int(said[1][0]) >= 40 and said[1][2] == "0", said
+        losses = [float(x) for x in re.findall(r"'loss': '?([\d.]+)", job.text())]
+        assert losses[0] > losses[-1] + 0.3, losses
+        tokens = [entry["tokens"] / entry["inner_steps"] for entry in run.contributions()]
+        assert all(abs(one - 4 * 2 * 32) < 1 for one in tokens), tokens
 
 
 def steps_of(path):

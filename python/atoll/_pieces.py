@@ -2,7 +2,7 @@
 parameters without importing torch."""
 from __future__ import annotations
 
-from typing import Any, List, Sequence, Tuple
+from typing import Any, List, Mapping, Optional, Sequence, Tuple
 
 from ._library import DIMENSIONS, AtollError, Piece
 
@@ -20,16 +20,59 @@ def unwrapped(model: Any) -> Any:
             return model
 
 
-def trained(model: Any) -> List[Tuple[str, Any]]:
+class Held:
+    """A trained parameter, and what of it is exchanged: itself, or its optimizer's fp32 master."""
+
+    def __init__(self, name: str, parameter: Any, master: Any) -> None:
+        self.name, self.parameter, self.master = name, parameter, master
+
+    def values(self) -> Any:
+        return local_of(self.parameter if self.master is None else self.master)
+
+    def refresh(self) -> None:
+        """The parameter as its master is now."""
+        if self.master is not None:
+            local_of(self.parameter).copy_(local_of(self.master))
+
+
+def is_fp32(parameter: Any) -> bool:
+    return str(local_of(parameter).dtype) == "torch.float32"
+
+
+def master_of(parameter: Any, optimizer: Any, masters: Optional[Mapping[Any, Any]]) -> Any:
+    """As the caller says, as Megatron has it, or as Apex and Transformer Engine have it."""
+    for given, master in (masters or {}).items():
+        if given is parameter:
+            return master
+    main = getattr(parameter, "main_param", None)
+    if main is not None:
+        return main
+    return optimizer.state.get(parameter, {}).get("master_param") if optimizer is not None else None
+
+
+def held(name: str, parameter: Any, optimizer: Any, masters: Optional[Mapping[Any, Any]]) -> Held:
+    if is_fp32(parameter):
+        return Held(name, parameter, None)
+    kind = str(local_of(parameter).dtype).replace("torch.", "")
+    master = master_of(parameter, optimizer, masters)
+    if master is None:
+        raise AtollError(f"parameter {name} is {kind}, and the optimizer has no fp32 master of it: "
+                         "give join(masters={parameter: master}), or keep parameters in fp32 and "
+                         "train in bf16 by autocast or FSDP's MixedPrecisionPolicy")
+    if not is_fp32(master) or list(local_of(master).shape) != list(local_of(parameter).shape):
+        raise AtollError(f"parameter {name} is {kind}, and its master is not the same in fp32: "
+                         f"{local_of(master).dtype} {list(local_of(master).shape)}")
+    return Held(name, parameter, master)
+
+
+def trained(model: Any, optimizer: Any = None,
+            masters: Optional[Mapping[Any, Any]] = None) -> List[Held]:
     """Tied weights come once, under their first name; frozen ones are not exchanged."""
-    named = [(name.replace("_orig_mod.", ""), parameter)
-             for name, parameter in unwrapped(model).named_parameters() if parameter.requires_grad]
-    for name, parameter in named:
-        if str(local_of(parameter).dtype) != "torch.float32":
-            raise AtollError(f"parameter {name} has type {local_of(parameter).dtype}: Atoll needs "
-                             "fp32 parameters; train in bf16 with autocast or with FSDP's "
-                             "MixedPrecisionPolicy, which keep them in fp32")
-    return named
+    module = unwrapped(model)
+    if hasattr(module, "reshard"):  # fully_shard's root holds whole tensors after a forward
+        module.reshard()
+    return [held(name.replace("_orig_mod.", ""), parameter, optimizer, masters)
+            for name, parameter in module.named_parameters() if parameter.requires_grad]
 
 
 def is_sharded(parameter: Any) -> bool:

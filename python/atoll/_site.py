@@ -5,7 +5,7 @@ import ctypes
 import logging
 import math
 import types
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 from . import _launch, _library, _pieces
 from ._library import ADD, AWAY, LOAD, OK, PUBLISH, AtollError
@@ -18,7 +18,7 @@ class Site:
     """Made by `join`. Everything happens after `optimizer.step()`; `step` is for loops that have no
     torch optimizer."""
 
-    def __init__(self, parameters: List[Tuple[str, Any]], options: _library.Options,
+    def __init__(self, parameters: List[_pieces.Held], options: _library.Options,
                  tokens_per_step: int, optimizer: Any = None,
                  state: Optional[Dict[str, Any]] = None) -> None:
         self._library = _library.load()
@@ -26,8 +26,9 @@ class Site:
         self._handle: Optional[ctypes.c_void_p] = None
         self._tokens, self._steps = int(tokens_per_step), 0
         self._over = self._away = False
-        self._groups = [(group, group["lr"]) for group in optimizer.param_groups] if optimizer \
-            else []
+        # a scheduler of the script's may have changed it already
+        self._groups = [(group, group.get("initial_lr", group["lr"]))
+                        for group in optimizer.param_groups] if optimizer else []
         self._factor = math.nan
         self.loss: Any = None  # of the last step, where the loop tells it: for the run's figures
         self._attach(bytes.fromhex(state["state"]) if state else b"")
@@ -133,8 +134,8 @@ class Site:
 
     def _declare(self) -> int:
         pieces = (_library.Piece * max(len(self._parameters), 1))()
-        for at, (name, parameter) in enumerate(self._parameters):
-            pieces[at] = _pieces.piece_of(name, parameter)
+        for at, held in enumerate(self._parameters):
+            pieces[at] = _pieces.piece_of(held.name, held.parameter)
         return int(self._library.atoll_declare(self._handle, pieces, len(self._parameters)))
 
     def _attach(self, state: bytes = b"") -> None:
@@ -175,9 +176,8 @@ class Site:
             LOG.info("the node is still away: %s", error)
 
     # ---- what is ordered ----
-    def _concerned(self) -> List[Tuple[int, Any]]:
-        return [(at, _pieces.local_of(parameter))
-                for at, (_, parameter) in enumerate(self._parameters)
+    def _concerned(self) -> List[Tuple[int, _pieces.Held]]:
+        return [(at, held) for at, held in enumerate(self._parameters)
                 if self._library.atoll_concerns(self._handle, at)]
 
     @staticmethod
@@ -186,22 +186,24 @@ class Site:
         return values.to("cpu").contiguous()
 
     def _copy_out(self) -> None:
-        for at, values in self._concerned():
-            host = self._host(values)
+        for at, held in self._concerned():
+            host = self._host(held.values())
             self._library.atoll_copy_out(self._handle, at, host.data_ptr())
 
     def _copy_in(self, how: Callable[..., int]) -> None:
-        for at, values in self._concerned():
+        for at, held in self._concerned():
+            values = held.values()
             host = self._host(values)
             how(self._handle, at, host.data_ptr())
             if host.data_ptr() != values.data_ptr():
                 values.copy_(host)
+            held.refresh()
 
-    def _schedule(self) -> None:
+    def _schedule(self, always: bool = False) -> None:
         if not self._handle:
             return
         factor = float(self._library.atoll_schedule_factor(self._handle))
-        if factor == self._factor:
+        if factor == self._factor and not always:
             return
         self._factor = factor
         for group, peak in self._groups:
@@ -245,10 +247,18 @@ def follow(optimizer: Any, site: Site) -> None:
     optimizer.step = types.MethodType(step, optimizer)
 
 
+def unwrapped(optimizer: Any) -> Any:
+    """Accelerate's stands around torch's."""
+    while hasattr(optimizer, "optimizer") and hasattr(optimizer.optimizer, "param_groups"):
+        optimizer = optimizer.optimizer
+    return optimizer
+
+
 def join(model: Any, optimizer: Any, tokens_per_step: int, directory: Optional[str] = None,
          rank: Optional[int] = None, world: Optional[int] = None, generation: Optional[int] = None,
          socket: Optional[str] = None, timeout: float = 60.0,
-         state: Optional[Dict[str, Any]] = None) -> Site:
+         state: Optional[Dict[str, Any]] = None,
+         masters: Optional[Mapping[Any, Any]] = None) -> Site:
     """Attaches this rank, and loads the run's model into it; to be called on every rank, after
     DDP(), fully_shard() or compile().
 
@@ -257,6 +267,8 @@ def join(model: Any, optimizer: Any, tokens_per_step: int, directory: Optional[s
     directory: the site's; unset, ATOLL_DIR of the environment.
     state: of a checkpoint whose parameters were loaded into the model, state_dict()'s; then the job
     goes on from there rather than from the run's newest model.
+    masters: for parameters that are not fp32, the fp32 tensors that the optimizer changes in their
+    place, by parameter. Those of Megatron, Apex and Transformer Engine are found without it.
     """
     found = _launch.rank_and_world()
     options = _library.Options(directory=_launch.directory(directory).encode(),
@@ -266,7 +278,9 @@ def join(model: Any, optimizer: Any, tokens_per_step: int, directory: Optional[s
                                generation=_launch.generation() if generation is None
                                else generation,
                                timeout_ms=int(timeout * 1000))
-    site = Site(_pieces.trained(model), options, tokens_per_step, optimizer, state)
+    optimizer = unwrapped(optimizer)
+    held = _pieces.trained(model, optimizer, masters)
+    site = Site(held, options, tokens_per_step, optimizer, state)
     if optimizer is not None:
         follow(optimizer, site)
     return site
