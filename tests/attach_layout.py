@@ -4,8 +4,8 @@ RANK and WORLD_SIZE say which rank.
 
     attach_layout.py LAYOUT TEXT [--real] [--steps N] [--pause SECONDS]
 
-Each step is forward and backward over the same batch; then, unless --real, gradients are replaced by
-a function of the parameter alone, so that every layout has the same parameters bit for bit.
+Each step is forward and backward over the same batch; then, unless --real, gradients are replaced
+by a function of the parameter alone, so that every layout has the same parameters bit for bit.
 """
 import argparse
 import os

@@ -36,9 +36,9 @@ def HFCallback(tokens_per_step: Optional[int] = None,  # pylint: disable=invalid
     """A TrainerCallback that joins when training begins, and stops it when the run is over. Its
     checkpoints hold the site's state, so that resume_from_checkpoint goes on in the run too.
 
-    tokens_per_step: of the whole job; unset, from batch, accumulation, ranks and the model's longest
-    sequence. The rest is join's. The learning rate of the arguments is the peak; their schedule is
-    replaced by the run's.
+    tokens_per_step: of the whole job; unset, from batch, accumulation, ranks and the model's
+    longest sequence. The rest is join's. The learning rate of the arguments is the peak; their
+    schedule is replaced by the run's.
     """
     from transformers import TrainerCallback
 
