@@ -105,7 +105,7 @@ static void log_round(struct train *train, const struct train_site *site) {
 static enum status advance_if_stale(struct train *train, struct train_site *site, uint32_t fragment,
                                     struct error *error) {
     struct train_slot *slot = &site->slots[fragment];
-    uint64_t cap = staleness_cap_of(train->options->manifest, train->site_count),
+    uint64_t cap = staleness_cap_of(&train->rules, train->site_count),
              missed = train->newest->steps[fragment] - slot->base->steps[fragment];
     if (missed <= cap || site->known == slot->base) return OK;
     slot->why = REBASE_FOLLOW;
@@ -161,7 +161,7 @@ static enum status round_end(struct train *train, uint32_t index, uint32_t fragm
 
 /* Of the sites that are there, as the coordinator tells it. */
 static void tell_inner_steps(struct train *train) {
-    const struct manifest *manifest = train->options->manifest;
+    const struct manifest *manifest = &train->rules;
     struct dylu_rates rates = {0};
     for (uint32_t i = 0; i < train->site_count; i++)
         if (train->sites[i].up) dylu_note(&rates, 1 / train->sites[i].step);
@@ -380,6 +380,23 @@ static enum status on_evaluate(struct train *train, struct error *error) {
     return OK;
 }
 
+/* From the next step on, as a RULE entry; of a message under way, too. */
+static enum status on_rule(struct train *train, const struct train_event *event,
+                           struct error *error) {
+    const struct train_change *change = &train->options->changes[event->generation];
+    uint16_t codec = train->rules.codec.kind;
+    TRY(manifest_change(&train->rules, change->key, change->value, &train->rules, NULL, error));
+    if (train->rules.codec.kind != codec)
+        return error_set(error, INVALID, "%s cannot change in train", change->key);
+    struct schedule schedule = run_model_schedule(&train->rules);
+    for (uint32_t i = 0; i < train->site_count; i++)
+        TRY(sites_flush(train, &train->sites[i], error)); /* what is due was trained before */
+    for (uint32_t i = 0; i < train->threads; i++)
+        TRY(trainer_set_schedule(train->trainers[i], &schedule, error));
+    tell_inner_steps(train);
+    return OK;
+}
+
 static enum status happen(struct train *train, const struct train_event *event,
                           struct error *error) {
     switch (event->kind) {
@@ -389,6 +406,7 @@ static enum status happen(struct train *train, const struct train_event *event,
     case EVENT_EVALUATE: return on_evaluate(train, error);
     case EVENT_FAIL: on_fail(train, event); return OK;
     case EVENT_REPAIR: on_repair(train, event); return OK;
+    case EVENT_RULE: return on_rule(train, event, error);
     case EVENT_LEAVE: on_leave(train, &train->sites[event->site]); return OK;
     case EVENT_GRACE: train->wake = INFINITY; return OK;
     }
@@ -509,6 +527,11 @@ static enum status train_open(struct train *train, struct error *error) {
     train->record.file_count = train_file_count(train);
     TRY(sites_open(train, error));
     train_post(train, train_event_at(0, EVENT_EVALUATE, 0));
+    for (size_t i = 0; i < options->change_count; i++) {
+        struct train_event event = train_event_at(options->changes[i].at, EVENT_RULE, 0);
+        event.generation = i;
+        train_post(train, event);
+    }
     return OK;
 }
 
@@ -633,6 +656,7 @@ static enum status simulate(struct train *train, struct error *error) {
 enum status train_run(const struct train_options *options, struct train_result *out,
                       struct error *error) {
     struct train train = {.options = options,
+                          .rules = *options->manifest,
                           .site_count = options->topology->site_count,
                           .threads = threads_of(options)};
     train.sites = xcalloc(train.site_count, sizeof(train.sites[0]));

@@ -71,6 +71,11 @@ struct train_record {                     /* all zero before; ends with train_re
 };
 void train_record_deinit(struct train_record *record);
 
+struct train_change { /* of a rule, as a RULE entry makes it */
+    double at;        /* virtual seconds */
+    char key[RULE_KEY_SIZE], value[RULE_VALUE_SIZE];
+};
+
 struct train_options {
     const struct topology *topology; /* borrowed */
     const struct manifest *manifest; /* borrowed: model, inner optimizer, outer rules */
@@ -88,8 +93,10 @@ struct train_options {
     double drop, duplicate;   /* shares of messages that are lost (and told so), or come twice */
     uint32_t
         average; /* the mean of so many last versions is evaluated and exported; 0, 1: newest */
-    uint64_t token_limit;  /* of all sites together, where it ends; 0: none */
-    const char *export_to; /* a directory for the last version; NULL: none */
+    uint64_t token_limit;               /* of all sites together, where it ends; 0: none */
+    const char *export_to;              /* a directory for the last version; NULL: none */
+    const struct train_change *changes; /* [change_count], borrowed, in order of time */
+    size_t change_count;
     double duration;       /* virtual seconds */
     double evaluate_every; /* virtual seconds */
     enum train_hostile hostile;

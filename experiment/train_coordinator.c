@@ -28,7 +28,7 @@ static void deliver(struct train *train, uint32_t index, uint32_t fragment, doub
 
 static struct step_input input_of(const struct train *train, uint32_t fragment,
                                   const struct train_pending *one, uint64_t staleness) {
-    double weight = one->weight * staleness_weight_of(train->options->manifest, staleness);
+    double weight = one->weight * staleness_weight_of(&train->rules, staleness);
     const struct train_slot *slot = &train->sites[one->site].slots[fragment];
     return (struct step_input){slot->payload, scale_of(one->clip, weight)};
 }
@@ -36,7 +36,7 @@ static struct step_input input_of(const struct train *train, uint32_t fragment,
 static uint64_t milliseconds_of(double seconds) { return (uint64_t)(seconds * 1000); }
 
 static struct clip_rules clip_rules(const struct train *train, uint32_t fragment) {
-    const struct manifest *manifest = train->options->manifest;
+    const struct manifest *manifest = &train->rules;
     size_t parameters = train_range_of(train, fragment).count;
     return clip_rules_of(manifest, manifest->inner.inner_steps, parameters);
 }
@@ -84,7 +84,7 @@ static void queue_drop(struct train_queue *queue, uint32_t count) {
 
 /* Followed by the coordinator, or so lately that it does not miss the site yet. */
 static bool is_present(struct train *train, struct train_site *site) {
-    double away_after = merge_settings_of(train->options->manifest).away_after / 1000;
+    double away_after = merge_settings_of(&train->rules).away_after / 1000;
     bool cut = faults_release(&site->outage, train->now) > train->now;
     double heard = !site->up ? site->heard : cut ? site->outage.from : train->now;
     return merge_is_present(site->up && !cut, heard, train->now, away_after);
@@ -106,7 +106,7 @@ static enum status outer_step(struct train *train, uint32_t fragment, uint32_t c
     struct step_input *inputs = xcalloc(count, sizeof(inputs[0]));
     struct train_queue *queue = &train->queues[fragment];
     struct train_pending *one = queue->first;
-    const struct manifest *manifest = train->options->manifest;
+    const struct manifest *manifest = &train->rules;
     uint32_t here = present(train);
     struct step_rules step = step_rules_of(manifest, manifest->inner.inner_steps, here);
     for (uint32_t i = 0; i < count; i++, one = one->next) {
@@ -147,7 +147,7 @@ static bool nothing_waits(const struct train *train) {
 }
 
 enum status train_consider(struct train *train, struct error *error) {
-    struct merge_settings settings = merge_settings_of(train->options->manifest);
+    struct merge_settings settings = merge_settings_of(&train->rules);
     if (nothing_waits(train) || faults_release(&train->coordinator, train->now) > train->now)
         return OK;
     settings.grace /= 1000; /* the time here is in seconds */
@@ -181,7 +181,7 @@ static void note_clip(struct train *train, double clip) {
 /* By the manifest's policy, as run_state weighs it. */
 static double weigh(struct train *train, uint32_t fragment, uint32_t site, uint64_t tokens) {
     struct weighing *weights = &train->queues[fragment].weights;
-    const struct manifest *manifest = train->options->manifest;
+    const struct manifest *manifest = &train->rules;
     uint64_t now = milliseconds_of(train->now);
     double share = weight_share(manifest, train->sites[site].place.name);
     weighing_note(weights, site + 1, tokens, share, now, now);
@@ -189,7 +189,7 @@ static double weigh(struct train *train, uint32_t fragment, uint32_t site, uint6
 }
 
 enum status train_arrive(struct train *train, const struct train_event *event) {
-    const struct manifest *manifest = train->options->manifest;
+    const struct manifest *manifest = &train->rules;
     struct train_site *site = &train->sites[event->site];
     struct train_slot *slot = &site->slots[event->fragment];
     struct train_queue *queue = &train->queues[event->fragment];

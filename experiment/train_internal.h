@@ -109,6 +109,7 @@ enum train_event_kind {
     EVENT_FAIL,
     EVENT_REPAIR,
     EVENT_LEAVE,
+    EVENT_RULE,
     EVENT_EVALUATE
 };
 
@@ -116,8 +117,8 @@ struct train_event {
     double at;
     uint64_t order; /* of equal times */
     enum train_event_kind kind;
-    uint32_t site, fragment;       /* fragment: ARRIVE, DELIVER */
-    uint64_t generation;           /* STEP: of the site; ARRIVE: the message's sequence */
+    uint32_t site, fragment; /* fragment: ARRIVE, DELIVER */
+    uint64_t generation;     /* STEP: of the site; ARRIVE: the message's sequence; RULE: which */
     struct train_version *version; /* DELIVER; NULL: a refusal */
     uint64_t run_tokens;
     bool merged; /* the step has the site's part */
@@ -125,6 +126,7 @@ struct train_event {
 
 struct train {
     const struct train_options *options;
+    struct manifest rules; /* of now */
     struct layout layout;
     struct model_state model;
     struct train_version *newest;

@@ -2,6 +2,8 @@
 #include "sim/train_settle.h"
 
 #include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/file.h"
@@ -165,4 +167,49 @@ enum status train_settle(const struct sim_settings *settings, struct topology *t
     if (settings->train.period) out->outer.period = (uint32_t)settings->train.period;
     if (settings->train.sync) TRY(take_sync(topology, out, error));
     return manifest_check(out, error);
+}
+
+/* ---- rules that change on the way ---- */
+
+/* "5m merge.quorum 3", as `run set` takes key and value. */
+static enum status change_parse(const char *text, struct train_change *out, struct error *error) {
+    static const struct setting time = {"time", SETTING_DURATION, .size = sizeof(uint64_t),
+                                        .min = "0", .max = "365d"};
+    char at[32], rest;
+    uint64_t ms = 0;
+    *out = (struct train_change){0};
+    if (sscanf(text, "%31s %47s %79s %c", at, out->key, out->value, &rest) != 3)
+        return error_set(
+            error, INVALID,
+            "--rule \"%s\": write a time, a key and a value, such as \"5m merge.quorum "
+            "3\"",
+            text);
+    enum status status = setting_parse(&time, at, &ms, error);
+    out->at = (double)ms / 1000;
+    return status == OK ? OK : error_wrap(error, status, "--rule \"%s\"", text);
+}
+
+static int by_time(const void *first, const void *second) {
+    const struct train_change *a = first, *b = second;
+    return (a->at > b->at) - (a->at < b->at);
+}
+
+enum status train_changes(const struct sim_settings *settings, const struct manifest *manifest,
+                          struct train_change **out, size_t *count, struct error *error) {
+    const struct setting_list *list = &settings->train.rules;
+    struct train_change *changes = xcalloc(list->count + 1, sizeof *changes);
+    struct manifest rules = *manifest;
+    enum status status = OK;
+    for (size_t i = 0; status == OK && i < list->count; i++)
+        status = change_parse(list->items[i], &changes[i], error);
+    if (status == OK) qsort(changes, list->count, sizeof *changes, by_time);
+    for (size_t i = 0; status == OK && i < list->count; i++) {
+        status = manifest_change(&rules, changes[i].key, changes[i].value, &rules, NULL, error);
+        if (status == OK && rules.codec.kind != manifest->codec.kind)
+            status = error_set(error, INVALID, "%s cannot change in train", changes[i].key);
+        if (status != OK) status = error_wrap(error, status, "--rule");
+    }
+    *out = changes;
+    *count = list->count;
+    return status;
 }

@@ -4,6 +4,7 @@
 #ifndef SIM_TRAIN_SETTLE_H
 #define SIM_TRAIN_SETTLE_H
 
+#include "experiment/train.h"
 #include "fed/manifest.h"
 #include "sim/verbs.h"
 #include "topology/topology.h"
@@ -11,5 +12,10 @@
 /* Changes `topology`, too: the number of sites, and for --sync that nothing overlaps. INVALID. */
 MUST_USE enum status train_settle(const struct sim_settings *settings, struct topology *topology,
                                   struct manifest *out, struct error *error);
+/* The changes of rules on the way, [*count] of them by time, each checked against the rules that
+ * hold then; freed by the caller. INVALID. */
+MUST_USE enum status train_changes(const struct sim_settings *settings,
+                                   const struct manifest *manifest, struct train_change **out,
+                                   size_t *count, struct error *error);
 
 #endif

@@ -48,6 +48,10 @@ static const struct setting table[] = {
     {"period", SETTING_COUNT, FIELD(period), .max = "256",
      .help = "Contributions in a round: over which sparse mode takes means, after which dense mode "
              "moves its momentum; 0: the manifest's, or one per site."},
+    {"rule", SETTING_LIST, FIELD(rules), .value_name = "\"TIME KEY VALUE\"",
+     .help =
+         "A rule that changes on the way, as with `atollctl run set`: \"5m merge.quorum 3\". May "
+         "be repeated."},
     {"sync", SETTING_BOOL, FIELD(sync),
      .help = "The synchronous reference: every step has a part of every site, however long that "
              "takes, and a site waits for it."},
@@ -199,15 +203,20 @@ static enum status train(const struct sim_settings *settings, struct error *erro
     struct train_result result;
     struct train_record record = {0};
     uint64_t memory;
+    struct train_change *changes = NULL;
+    size_t change_count = 0;
     FILE *csv = NULL;
     enum status status = topology_load(settings->train.file, &topology, error);
     if (status == OK) status = train_settle(settings, topology, &manifest, error);
+    if (status == OK) status = train_changes(settings, &manifest, &changes, &change_count, error);
     if (status == OK) status = history_open(NULL, &history, error);
     if (status == OK) status = outputs_check(settings, error);
     if (status != OK) goto out;
     struct train_options options = options_of(settings, topology, &manifest);
     options.record = &record;
     options.history = history;
+    options.changes = changes;
+    options.change_count = change_count;
     status = train_memory(&options, &memory, error);
     if (status == OK && settings->train.csv && !(csv = fopen(settings->train.csv, "w")))
         status = error_set(error, FAILED, "open %s: %s", settings->train.csv, strerror(errno));
@@ -229,6 +238,7 @@ out:;
     if (csv && (fclose(csv) != 0 || cut) && status == OK)
         status = error_set(error, FAILED, "%s could not be written whole", settings->train.csv);
     history_close(history);
+    free(changes);
     train_record_deinit(&record);
     topology_destroy(topology);
     return status;
@@ -248,6 +258,7 @@ static enum status refuse_idle(const struct options *options, const struct sim_s
                                                  "duplicate",
                                                  "average",
                                                  "follow-interval",
+                                                 "rule",
                                                  "hostile"};
     bool alone = settings->train.one_cluster;
     TRY(options_refuse_idle(options, "preset", settings->train.manifest != NULL,

@@ -20,7 +20,7 @@ struct sim_settings {
     } plan;
     struct {
         const char *file, *manifest, *preset, *csv, *svg, *json, *export_to;
-        struct setting_list data;
+        struct setting_list data, rules;
         enum data_format data_format;
         uint64_t inner_steps, sites, sequences, threads, seed, duration_ms, evaluate_ms, windows;
         uint64_t follow_interval, period, tokens, average;

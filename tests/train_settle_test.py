@@ -79,6 +79,21 @@ def test_the_rate_follows_the_sites_unless_somebody_names_one():
     assert not rules["outer_rate_follows_sites"] and rules["outer_learning_rate"] == 0.5
 
 
+def test_a_rule_changes_on_the_way_and_a_wrong_one_is_refused_before_the_start():
+    train("dylu: false", "--duration", "30s", manifest=False)
+    before = outcome()["contributions"]
+    train("dylu: false", "--duration", "30s", "--rule", "10s inner.inner_steps 2", "--rule",
+          "20s merge.grace 5s", manifest=False)
+    after = outcome()
+    assert after["contributions"] > 2 * before, (before, after["contributions"])
+    assert [site["inner_steps"] for site in after["sites"]] == [2] * 4
+    for rule, why in (("10s merge.quorom 2", "did you mean merge.quorum"),
+                      ("10s model.hidden 64", "holds for the whole run"),
+                      ("10s codec.kind topk2-128", "cannot change in train"),
+                      ("10 merge.quorum 2", "--rule"), ("10s merge.quorum", "a key and a value")):
+        assert why in train("", "--rule", rule, manifest=False, code=1), rule
+
+
 def test_the_last_version_is_exported():
     train("", "--tokens", 3000, "--export", "model")
     assert os.path.exists("model/config.json")
