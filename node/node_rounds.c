@@ -182,7 +182,7 @@ static bool longest_due(const struct node_state *state, uint64_t asked, uint32_t
     bool found = false;
     for (uint32_t fragment = 0; fragment < state->fragments; fragment++) {
         const struct slot *slot = &state->slots[fragment];
-        if ((asked >> fragment & 1) || slot->moving || !fragment_due(state, fragment)) continue;
+        if ((asked >> fragment & 1) || !fragment_due(state, fragment)) continue;
         if (found && slot->steps_mark >= state->slots[*out].steps_mark) continue;
         *out = fragment;
         found = true;
@@ -192,7 +192,9 @@ static bool longest_due(const struct node_state *state, uint64_t asked, uint32_t
 
 /* What is beyond the cap would be refused, so the base goes forward first. Once: where the run goes
  * on faster than a base moves, a site that waited for it would never offer anything; and it is by
- * what is offered, refused or not, that the coordinator knows how often the others may. */
+ * what is offered, refused or not, that the coordinator knows how often the others may. A fragment
+ * whose base moves keeps its turn: where steps come fast one is nearly always on the move, and would
+ * never be offered beside others that are not. */
 void node_rounds_begin(struct node_state *state, struct node_actions *out) {
     if (!run_takes_contributions(state) || state->catching_up || state->leaving ||
         state->link == LINK_FETCHING)
@@ -202,14 +204,18 @@ void node_rounds_begin(struct node_state *state, struct node_actions *out) {
         struct slot *slot = &state->slots[fragment];
         asked |= UINT64_C(1) << fragment;
         if (message_under_way(state)) return;
+        if (slot->moving) {
+            MARK("slot: its turn waits until the base has moved");
+            return;
+        }
         if (run_state_staleness(state->run, fragment, slot->base_version) >
                 run_state_staleness_cap(state->run, fragment, slot->base_version) &&
             !slot->caught_up) {
             MARK("slot: its base is beyond the cap");
-            if (!replica_is_known(state)) continue;
             slot->caught_up = true;
+            if (!replica_is_known(state)) continue;
             advance(state, fragment, out);
-            continue;
+            return;
         }
         slot->caught_up = false;
         MARK("slot: snapshot");

@@ -455,6 +455,34 @@ TEST(what_was_refused_as_malformed_comes_again_with_the_next_round) {
     site_close(s);
 }
 
+/* Steps to fragment 0 alone come one after another, so that its base moves whenever a message is
+ * over: it has its turn all the same. */
+TEST(a_fragment_whose_base_moves_keeps_its_turn) {
+    struct site *s = site_open_of("fragments: 2\n" PLAIN, false);
+    struct ledger_entry entry;
+    struct error error = {0};
+    train_to(s, 2);
+    fixture_contribute(s->f, 2, 0, 0, 1);
+    fixture_step(s->f, 0, 1);
+    tell_entries(s);
+    CHECK(find(s, NODE_DO_APPLY) != NULL);
+    CHECK_OK(
+        ledger_entry_decode(buffer_bytes(&s->f->entries[s->f->entry_count - 1]), &entry, &error));
+    struct node_event applied = {.kind = NODE_APPLIED, .status = OK};
+    memcpy(applied.applied.root, entry.step.root, DIGEST_SIZE);
+    applied.applied.version = entry.step.version;
+    step(s, &applied);
+    CHECK(find(s, NODE_DO_ADVANCE) != NULL && find(s, NODE_DO_ADVANCE)->fragment == 0);
+    train_to(s, 30); /* both are due, fragment 0 for longer */
+    CHECK(find(s, NODE_DO_SNAPSHOT) == NULL);
+    struct node_event moved = {.kind = NODE_REBASED};
+    moved.rebased.base_version = 1;
+    step(s, &moved);
+    CHECK(find(s, NODE_DO_SNAPSHOT) != NULL);
+    CHECK_EQUAL(find(s, NODE_DO_SNAPSHOT)->fragment, 0);
+    site_close(s);
+}
+
 TEST(a_snapshot_that_a_lost_trainer_cannot_make_is_given_up_and_its_steps_are_counted_nowhere) {
     struct site *s = site_open();
     train_to(s, 10);
