@@ -193,8 +193,8 @@ static bool longest_due(const struct node_state *state, uint64_t asked, uint32_t
 /* What is beyond the cap would be refused, so the base goes forward first. Once: where the run goes
  * on faster than a base moves, a site that waited for it would never offer anything; and it is by
  * what is offered, refused or not, that the coordinator knows how often the others may. A fragment
- * whose base moves keeps its turn: where steps come fast one is nearly always on the move, and would
- * never be offered beside others that are not. */
+ * whose base moves keeps its turn: where steps come fast one is nearly always on the move, and
+ * would never be offered beside others that are not. */
 void node_rounds_begin(struct node_state *state, struct node_actions *out) {
     if (!run_takes_contributions(state) || state->catching_up || state->leaving ||
         state->link == LINK_FETCHING)
