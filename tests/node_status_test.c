@@ -91,15 +91,17 @@ TEST(what_is_no_status_is_refused) {
 /* The number of a process that ended is given to another one, and in a container every first one
  * has the same: the lock on the journal says who is there. */
 TEST(a_number_that_is_another_process_is_not_the_site) {
-    CHECK(!status_is_at_work("site", (uint64_t)getpid()));
+    const char *site = test_directory();
+    char *journal = file_join(site, "journal");
     static const char *const tables[] = {"entries"};
     struct store_options options = {
-        .directory = "site/journal", .tables = tables, .table_count = 1, .digest = &sha256};
+        .directory = journal, .tables = tables, .table_count = 1, .digest = &sha256};
     struct store *store;
     struct error error = {0};
-    CHECK_OK(file_make_directory("site", 0700, &error));
+    CHECK(!status_is_at_work(site, (uint64_t)getpid()));
     CHECK_OK(store_open(&options, &store, &error));
-    CHECK(status_is_at_work("site", 1));
+    CHECK(status_is_at_work(site, 1));
     store_close(store);
-    CHECK(!status_is_at_work("site", (uint64_t)getpid()));
+    CHECK(!status_is_at_work(site, (uint64_t)getpid()));
+    free(journal);
 }
