@@ -106,13 +106,7 @@ enum status daemon_open_model(struct daemon *daemon, struct error *error) {
                                      "start the node with --attach, and a job of yours trains "
                                      "(docs/trainers.md)",
                                      error));
-    if (daemon->settings->attach && daemon->site->observes)
-        return error_set(error, INVALID,
-                         "this site is an observer, and trains nothing: leave --attach out");
-    if (daemon->settings->attach && !daemon->settings->overlap)
-        return error_set(error, INVALID,
-                         "overlap is off, and a trainer that attaches does not wait for merges: "
-                         "leave one of them out");
+    TRY(settings_check_attach(daemon->settings, daemon->site->observes, error));
     if (!daemon->settings->attach) TRY(open_trainer(daemon, error));
     TRY(replica_init(&daemon->replica, manifest, daemon->layout.count, error));
     if (daemon->settings->attach) TRY(daemon_border_open(daemon, error));

@@ -332,6 +332,23 @@ enum status settings_check_used(const struct options *options, const char *const
     return OK;
 }
 
+enum status settings_check_attach(const struct settings *settings, bool observes,
+                                  struct error *error) {
+    if (!settings->attach) return OK;
+    if (observes)
+        return error_set(error, INVALID,
+                         "this site is an observer, and trains nothing: leave --attach out");
+    if (!settings->overlap)
+        return error_set(error, INVALID,
+                         "overlap is off, and a trainer that attaches does not wait for merges: "
+                         "leave one of them out");
+    if (settings->data.count > 0)
+        return error_set(error, INVALID,
+                         "--data has no effect beside --attach, because the job that attaches "
+                         "reads its own: leave one of them out");
+    return OK;
+}
+
 struct run_model_files settings_files(const struct settings *settings) {
     return (struct run_model_files){.paths = settings->data.items,
                                     .count = settings->data.count,

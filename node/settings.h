@@ -64,6 +64,9 @@ MUST_USE enum status settings_take_token(struct settings *settings, char **envir
                                          struct error *error);
 /* The data they name, as run_model_data takes them. */
 struct run_model_files settings_files(const struct settings *settings);
+/* INVALID: --attach beside what it goes without. */
+MUST_USE enum status settings_check_attach(const struct settings *settings, bool observes,
+                                           struct error *error);
 /* INVALID, naming it: a path that node.yaml cannot hold, which is text in UTF-8. To be asked before
  * a join; settings_save asks too. */
 MUST_USE enum status settings_check_saved(const struct options *options,

@@ -121,6 +121,7 @@ static enum status check_first(void *context, const struct manifest *manifest, s
                                bool observes, struct error *error) {
     const struct settings *settings = context;
     struct layout layout = {0};
+    TRY(settings_check_attach(settings, observes, error));
     TRY(run_model_layout(manifest, text, &layout, error));
     enum status status = check_trainer(settings, &layout, observes, error);
     if (status == OK) status = check_from(settings, manifest, &layout, error);

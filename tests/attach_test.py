@@ -61,12 +61,15 @@ class Run:
     """A federation, ended with the block. Sites of NAMES train by themselves, `attached` waits for
     a job."""
 
-    def __init__(self, *names, **keys):
+    def __init__(self, *names, attached=True, **keys):
         self.federation = Federation(PROGRAMS, "federation", manifest(**keys))
         self.federation.start_coordinator()
         self.jobs = []
         for name in names:
             self.federation.add_site(name, "--throttle", "8")
+        if not attached:
+            self.site = self.federation.add_site("built-in", "--throttle", "2", sequences=8)
+            return
         self.site = self.federation.add_site("attached", "--attach")
         self.until("the node listens", lambda: " attach_at " in self.site.text())
 
@@ -421,6 +424,25 @@ def test_a_plain_module_and_ddp_on_two_ranks_publish_the_same_payload_bytes():
         if payloads[0][0] == payloads[1][0]:
             break
     assert payloads[0] == payloads[1], payloads
+
+
+def test_data_beside_attach_is_refused_before_the_site_joins():
+    with Run() as run:
+        token = run.federation.token_file(run.federation.invite("idle")["token"])
+        done = run.federation.call("atoll-node", "join", f"127.0.0.1:{run.federation.port}", "--dir",
+                                   "idle", "--token-file", token, "--attach", "--data",
+                                   run.federation.path("text.txt"), check=False)
+        assert done.returncode != 0 and "has no effect beside --attach" in done.stderr, done
+        assert not os.path.exists("idle/key"), os.listdir("idle")
+
+
+def test_h_is_the_runs_newest_for_a_job_that_attaches():
+    with Run(inner_steps=4, inner__dylu="false") as run:
+        job = run.job(TRAINER, "steps", "--pause", "0.02")
+        run.until("it knows H", lambda: " h=4\n" in job.text())
+        run.federation.ctl("run", "set", "inner.inner_steps", "9", "--reason", "a test")
+        run.until("it knows the new H", lambda: " h=9\n" in job.text())
+        run.end()
 
 
 def test_a_value_that_is_not_finite_ends_the_job_with_its_tensor_and_rank_and_not_the_node():

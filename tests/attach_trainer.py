@@ -174,12 +174,15 @@ class Job:
         time.sleep(self.options.pause)
 
     def run(self):
-        site = self.join()
+        site, told = self.join(), 0
         while site:
             self.train()
             site.loss = 2.0
             self.lockstep.say(0)
             site.step()
+            if site.inner_steps != told:
+                told = site.inner_steps
+                logging.info("h=%d", told)
             if self.options.checkpoint and self.number % self.options.every == 0:
                 self.save(site)
             if self.lockstep.say(int(site.stopping)):
