@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""The built-in trainer's data, in its order, and its optimizer, as a job of PyTorch's that attaches:
-for tests/attach_parity_test.py, which compares what both have learned.
+"""The built-in trainer's data, in its order, and its optimizer, as a job of PyTorch's that
+attaches: for tests/attach_parity_test.py, which compares what both have learned.
 
     attach_parity_job.py TEXT --sequences N --learning-rate RATE
 """

@@ -1,4 +1,5 @@
-"""What tests/attach_parity_test.sh runs: a job that attaches learns what the built-in trainer does."""
+"""What tests/attach_parity_test.sh runs: a job that attaches learns what the built-in trainer
+does."""
 import os
 import shutil
 import sys

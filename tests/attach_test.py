@@ -429,8 +429,8 @@ def test_a_plain_module_and_ddp_on_two_ranks_publish_the_same_payload_bytes():
 def test_data_beside_attach_is_refused_before_the_site_joins():
     with Run() as run:
         token = run.federation.token_file(run.federation.invite("idle")["token"])
-        done = run.federation.call("atoll-node", "join", f"127.0.0.1:{run.federation.port}", "--dir",
-                                   "idle", "--token-file", token, "--attach", "--data",
+        done = run.federation.call("atoll-node", "join", f"127.0.0.1:{run.federation.port}",
+                                   "--dir", "idle", "--token-file", token, "--attach", "--data",
                                    run.federation.path("text.txt"), check=False)
         assert done.returncode != 0 and "has no effect beside --attach" in done.stderr, done
         assert not os.path.exists("idle/key"), os.listdir("idle")
