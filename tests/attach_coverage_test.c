@@ -8,6 +8,8 @@ static const struct coverage_tensor tensors[] = {
     {.name = "matrix", .offset = 0, .count = 24, .dimensions = 2, .shape = {4, 6}},
     {.name = "norm", .offset = 24, .count = 5, .dimensions = 1, .shape = {5}},
     {.name = "scale", .offset = 29, .count = 1, .dimensions = 0},
+    /* tied weights: another name of the first one */
+    {.name = "head", .count = 24, .dimensions = 2, .shape = {4, 6}, .is_alias = true, .of = 0},
 };
 
 struct declared { /* what all ranks say */
@@ -206,4 +208,21 @@ TEST(a_rank_that_says_it_is_done_too_early_changes_nothing) {
     agreement_give(&agreement, ranks, 1);
     ranks[0].seen = ranks[0].done = agreement.id;
     CHECK_EQUAL(agreement_look(&agreement, ranks, 1), AGREEMENT_WAITS);
+}
+
+TEST(tied_weights_count_once_under_either_name) {
+    struct error error = {0};
+    struct declared all = {0};
+    add_flat(&all, 0, "head", 0, 24);
+    add_rest(&all, 0);
+    check_all(&all, NULL);
+    CHECK_EQUAL(all.pieces[0].tensor, 0); /* where its values are */
+    struct declared both = {0};
+    add_flat(&both, 0, "head", 0, 24);
+    CHECK_OK(try_flat(&both, 0, "matrix", 0, 24, &error));
+    add_rest(&both, 0);
+    check_all(&both, "rank 0 declares it twice");
+    struct declared neither = {0};
+    add_rest(&neither, 0);
+    check_all(&neither, "tensor \"matrix\": all ranks together declare 0 of its 24");
 }

@@ -181,5 +181,316 @@ def test_a_run_from_a_vision_transformer_trains_and_its_export_opens():
     train_and_export("vit", os.path.abspath("start"), opens)
 
 
+# ---- what is exported is what came in ----------------------------------------------------------
+def small(kind="F32"):
+    return {"blocks.10.w": tensor(4, 4, kind=kind), "blocks.2.w": tensor(4, 4, value=1, kind=kind),
+            "norm": tensor(4, value=2, kind=kind), "scale": tensor(kind=kind),
+            "conv": tensor(2, 3, 2, 2, value=3, kind=kind)}
+
+
+def halves(kind, count, seed=0):
+    """Finite 16-bit values of all sizes, subnormal ones too."""
+    most = 0x7F7F if kind == "BF16" else 0x7BFF
+    values = [(seed + i * 9973) % (most + 1) | (i % 2) << 15 for i in range(count)]
+    return struct.pack(f"<{count}H", *values)
+
+
+def test_an_export_of_version_0_is_the_checkpoint_tensor_for_tensor_in_every_type():
+    for kind in ("F32", "BF16", "F16", "mixed"):
+        tensors = small()
+        for at, (name, (_, shape, _)) in enumerate(list(tensors.items())):
+            one = ("F32", "BF16", "F16")[at % 3] if kind == "mixed" else kind
+            if one != "F32":
+                count = 1
+                for size in shape:
+                    count *= size
+                tensors[name] = (one, shape, halves(one, count, at * 77))
+        checkpoint(f"start-{kind}", tensors)
+        create(f"run-{kind}", "--from", f"start-{kind}")
+        assert export(f"run-{kind}", f"out-{kind}") == tensors, kind
+        assert export(f"run-{kind}", f"cut-{kind}", "--shard-size", "40B") == tensors, kind
+        assert os.path.exists(f"cut-{kind}/model.safetensors.index.json")
+        assert not os.path.exists(f"cut-{kind}/model.safetensors")
+        with open(f"start-{kind}/config.json") as one, open(f"out-{kind}/config.json") as other:
+            assert one.read() == other.read()
+
+
+def cut(source, directory, files):
+    """The same tensors in so many files, with an index."""
+    tensors = read_tensors(source)
+    os.makedirs(directory)
+    shutil.copy(os.path.join(source, "config.json"), directory)
+    where = {}
+    for number in range(files):
+        name = f"part-{number}.safetensors"
+        mine = dict(list(tensors.items())[number::files])
+        where.update({tensor: name for tensor in mine})
+        write(os.path.join(directory, name), safetensors(mine))
+    write(os.path.join(directory, "model.safetensors.index.json"),
+          json.dumps({"metadata": {}, "weight_map": where}))
+    return directory
+
+
+def test_the_same_weights_in_other_files_are_the_same_start():
+    checkpoint("start", small())
+    create("one", "--from", "start")
+    create("three", "--from", cut("start", "parts", 3))
+    create("file", "--from", "start/model.safetensors")
+    assert manifest_of("one") == manifest_of("three")
+    assert manifest_of("one")["layout"] == manifest_of("file")["layout"]
+    assert manifest_of("one")["initial.root"] == manifest_of("file")["initial.root"]
+    with open("one/layout") as file:
+        names = [line.split()[-1] for line in file.read().splitlines()[1:]]
+    assert names == ["blocks.2.w", "blocks.10.w", "conv", "norm", "scale"], names
+    run(CTL, "ledger", "verify", "--dir", "one", "--from", "parts")
+    other = small()
+    other["norm"] = tensor(4, value=2.5)
+    checkpoint("other", other)
+    said = run(CTL, "ledger", "verify", "--dir", "one", "--from", "other", code=4)
+    root = manifest_of("one")["initial.root"]
+    assert "is not the run's initial checkpoint" in said and root in said, said
+    said = create("never", "--from", "other", code=1,
+                  text=MANIFEST + f"initial:\n  root: {root}\n")
+    assert "is not the run's initial checkpoint" in said and root in said, said
+
+
+def test_sizes_of_the_manifest_that_are_not_those_of_config_json_are_refused_with_both_values():
+    checkpoint("start", small(), n_embd=8, n_head=2, layer_norm_epsilon=1e-5, rope_theta=500.0,
+               vocab_size=300, tie_word_embeddings=False)
+    os.rename("start/config.json", "config")
+    config = json.loads(open("config").read())
+    del config["hidden_size"]
+    write("start/config.json", json.dumps(config))
+    create("right", "--from", "start",
+           text=MANIFEST + "model: {hidden: 8, heads: 2, rope_theta: 500, tied: false}\n")
+    taken = manifest_of("right")
+    assert taken["model.vocabulary"] == "300" and taken["model.norm_epsilon"] == "1e-05", taken
+    for key, value, name, there in (
+            ("hidden", "16", "n_embd", "8"), ("heads", "4", "n_head", "2"),
+            ("rope_theta", "10000", "rope_theta", "500"), ("tied", "true",
+                                                           "tie_word_embeddings", "false"),
+            ("norm_epsilon", "1e-06", "layer_norm_epsilon", "1e-05"),
+            ("vocabulary", "256", "vocab_size", "300")):
+        said = create("wrong", "--from", "start", code=1,
+                      text=MANIFEST + f"model: {{{key}: {value}}}\n")
+        assert f"{name} is {there}, the manifest's model.{key} is {value}" in said, said
+        assert "config.json" in said and not os.path.exists("wrong"), said
+
+
+def test_tied_weights_under_two_names_are_one_tensor_and_come_out_under_both():
+    wide = tensor(6, 4)
+    tensors = {"wte.weight": wide, "h.0.w": tensor(4, 4, value=7), "lm_head.weight": wide}
+    checkpoint("start", tensors, vocab_size=6)
+    create("run", "--from", "start")
+    with open("run/layout") as file:
+        text = file.read()
+    assert "tied [wte.weight] lm_head.weight\n" in text and text.count("trained") == 2, text
+    assert export("run", "out") == tensors
+    checkpoint("untied", tensors, vocab_size=6, tie_word_embeddings=False)
+    create("apart", "--from", "untied")
+    with open("apart/layout") as file:
+        assert file.read().count("trained") == 3
+    cut("start", "parts", 3)
+    create("parted", "--from", "parts")
+    assert manifest_of("parted") == manifest_of("run")
+    untrue = dict(tensors, **{"lm_head.weight": tensor(6, 4, value=9)})
+    checkpoint("untrue", untrue, vocab_size=6)
+    said = create("never", "--from", "untrue", "--layout", "run/layout", code=1)
+    assert 'tensor "lm_head.weight" differs from "wte.weight", which it is tied to' in said, said
+
+
+def test_a_list_says_what_is_trained_and_what_is_frozen():
+    tensors = dict(small(), ids=tensor(1, 8, kind="I64"), mask=tensor(3, kind="U8"))
+    checkpoint("start", tensors)
+    said = create("never", "--from", "start", code=1)
+    assert 'tensor "ids" has type I64, which cannot be trained' in said and "--layout" in said
+    lines = ["atoll tensors 1", "# in an order of my own", "trained F32 [4] norm",
+             "trained F32 [4, 4] blocks.2.w", "trained F32 [] scale",
+             "trained F32 [2, 3, 2, 2] conv", "frozen I64 [1, 8] - ids", "",
+             "frozen F32 [4, 4] - blocks.10.w", "frozen U8 [3] - mask"]
+    write("list", "\n".join(lines))
+    create("run", "--from", "start", "--layout", "list")
+    assert export("run", "out") == tensors
+    create("again", "--from", "start", "--layout", "run/layout")  # as it was completed
+    assert manifest_of("again") == manifest_of("run")
+    changed = dict(tensors, mask=("U8", [3], b"\0\0\1"))
+    checkpoint("changed", changed)
+    said = create("never", "--from", "changed", "--layout", "run/layout", code=1)
+    assert 'frozen tensor "mask": its bytes are others' in said, said
+    for number, line, words in (
+            (0, "atoll tensors 2", "first line"), (2, "trained F32 norm", "line 3"),
+            (2, "trained I32 [4] norm", "cannot be trained"), (2, "trained F32 [5] norm", "shape"),
+            (2, "trained F32 [0] norm", "empty"), (2, "teached F32 [4] norm", "begins with"),
+            (2, "trained F32 [4] blocks.2.w", "comes twice"), (6, "", "is not in this model"),
+            (2, "trained F32 [99999999999999999999] norm", "too large"),
+            (2, "trained F32 [4194304, 4194304] norm", "too large"),
+            (9, "tied [gone] mask", "which is not trained")):
+        write("list", "\n".join(line if at == number else one for at, one in enumerate(lines)))
+        said = create("never", "--from", "start", "--layout", "list", code=1)
+        assert words in said and not os.path.exists("never"), (line, said)
+    write("list", "atoll tensors 1\ntrained F32 [2, 2] a.weight\ntrained BF16 [2] a.bias\n"
+          "trained F32 [2] norm.weight\n")
+    create("drawn", "--layout", "list")
+    drawn = export("drawn", "drawn-out")
+    assert drawn["a.bias"] == ("BF16", [2], bytes(4))
+    assert drawn["norm.weight"][2] == floats(1, 1) and drawn["a.weight"][2] != bytes(16)
+
+
+def test_a_damaged_or_hostile_checkpoint_is_refused_and_nothing_is_half_made():
+    good = safetensors(small())
+    head = json.loads(good[8:8 + struct.unpack("<Q", good[:8])[0]])
+
+    def with_entry(name, **changes):
+        entries = json.loads(json.dumps(head))
+        entries[name].update(changes)
+        return safetensors(small(), header=json.dumps(entries))
+    nan = dict(small(), norm=("F32", [4], floats(1, float("nan"), 1, 1)))
+    infinite = dict(small(), norm=("F32", [4], floats(1, 1, float("inf"), 1)))
+    text = json.dumps(head)
+    twice = text[:-1] + ', "norm": ' + json.dumps(head["norm"]) + "}"
+    cases = {
+        "cut short": (good[:-5], "do not fit"), "cut in the header": (good[:60], "truncated"),
+        "cut in its size": (good[:5], "truncated"), "empty": (b"", "truncated"),
+        "a huge header": (struct.pack("<Q", 2 ** 63) + good[8:], "truncated"),
+        "no JSON": (safetensors(small(), header="not JSON"), "header"),
+        "an array": (safetensors(small(), header="[1]"), "not an object"),
+        "a number": (safetensors(small(), header="1152921504606846976"), "not an object"),
+        "overlapping": (with_entry("norm", data_offsets=[0, 16]), "overlaps"),
+        "beyond the end": (with_entry("norm", data_offsets=[4096, 4112]), "do not fit"),
+        "backwards": (with_entry("norm", data_offsets=[16, 0]), "do not fit"),
+        "another shape": (with_entry("norm", shape=[5]), "do not fit its shape"),
+        "a shape past 64 bits": (with_entry("norm", shape=[2 ** 33, 2 ** 33]), "larger than any"),
+        "nine dimensions": (with_entry("norm", shape=[1] * 8 + [4]), "9 dimensions"),
+        "an unknown type": (with_entry("norm", dtype="F31"), "F31"),
+        "an integer tensor": (with_entry("norm", dtype="I32"), "has type I32"),
+        "a name twice": (safetensors(small(), header=twice), "norm"),
+        "more data than tensors": (good + b"more", "belong to no tensor"),
+        "no tensors": (safetensors({}), "no tensor to train"),
+        "NaN": (safetensors(nan), 'tensor "norm" has a value that is not finite'),
+        "infinite": (safetensors(infinite), 'tensor "norm" has a value that is not finite'),
+        "a name with a line end": (safetensors({"a\nb": tensor(4)}), "characters"),
+        "a long name": (safetensors({"a" * 200: tensor(4)}), "200 bytes")}
+    os.makedirs("start")
+    write("start/config.json", "{}")
+    for what, (content, words) in cases.items():
+        write("start/model.safetensors", content)
+        for more in ([], ["--dry-run"]):
+            said = create("never", "--from", "start", *more, code=1)
+            assert words in said and "start" in said, (what, words, said)
+            assert not os.path.exists("never"), what
+
+
+def test_an_index_that_is_not_true_is_refused():
+    checkpoint("whole", small())
+    cut("whole", "start", 2)
+    index = "start/model.safetensors.index.json"
+    with open(index) as file:
+        right = json.load(file)["weight_map"]
+    write("outside.safetensors", safetensors(small()))
+
+    def refused(weight_map, words, text=None):
+        write(index, text or json.dumps({"weight_map": weight_map}))
+        said = create("never", "--from", "start", code=1)
+        assert words in said and not os.path.exists("never"), (words, said)
+    for name in ("../outside.safetensors", os.path.abspath("outside.safetensors"), "a/b.safetensors",
+                 ".hidden.safetensors", "config.json", ""):
+        refused(dict(right, norm=name), "is not the name of a .safetensors file in this directory")
+    refused(dict(right, norm="gone.safetensors"), "gone.safetensors")
+    refused(dict(right, norm=5), "is mapped to something that is not a file name")
+    refused(dict(right, norm=right["scale"] if right["scale"] != right["norm"] else
+                 right["blocks.2.w"]), "is not in the file that the index names")
+    refused(dict(right, more=right["norm"]), 'tensor "more" is not in the file')
+    refused({name: at for name, at in right.items() if name != "norm"}, "is not in the index")
+    refused(None, "weight_map", "{}")
+    refused(None, "line 1", "{,")
+    mine = {name: t for name, t in small().items() if right[name] == right["norm"]}
+    other = next(at for at in right.values() if at != right["norm"])
+    theirs = {name: t for name, t in small().items() if right[name] == other}
+    write(f"start/{other}", safetensors(dict(theirs, norm=mine["norm"])))  # in both
+    refused(right, "is not in the file that the index names, or in another as well")
+    write(f"start/{other}", safetensors(theirs))
+    write(index, json.dumps({"weight_map": right}))
+    create("made", "--from", "start")
+
+
+# ---- adapters ----------------------------------------------------------------------------------
+def adapter(directory):
+    tensors = {"base_model.model.h.0.attn.lora_A.weight": tensor(2, 4),
+               "base_model.model.h.0.attn.lora_B.weight": tensor(4, 2, value=0)}
+    os.makedirs(directory)
+    write(os.path.join(directory, "adapter_model.safetensors"), safetensors(tensors))
+    write(os.path.join(directory, "adapter_config.json"), json.dumps(
+        {"peft_type": "LORA", "r": 2, "base_model_name_or_path": "base", "target_modules": ["attn"]}))
+    return tensors
+
+
+def test_an_adapter_is_trained_alone_and_its_base_is_named_by_digest():
+    tensors = adapter("lora")
+    checkpoint("base", small())
+    checkpoint("other", dict(small(), norm=tensor(4)))
+    said = create("never", "--from", "lora", code=1)
+    assert "is an adapter: give the frozen model that it is for with --base" in said, said
+    said = create("never", "--from", "base", "--base", "base", code=1)
+    assert "only an adapter" in said and not os.path.exists("never"), said
+    create("run", "--from", "lora", "--base", "base")
+    create("cut", "--from", "lora", "--base", cut("base", "parts", 2))
+    create("changed", "--from", "lora", "--base", "other")
+    named = manifest_of("run")
+    assert named["base"] == manifest_of("cut")["base"] != manifest_of("changed")["base"]
+    assert named["base"] != "none"
+    run(CTL, "model", "export", "--dir", "run", "--output", "out")
+    assert read_tensors("out/adapter_model.safetensors") == tensors
+    assert not os.path.exists("out/model.safetensors") and not os.path.exists("out/config.json")
+    with open("out/adapter_config.json") as one, open("lora/adapter_config.json") as other:
+        assert one.read() == other.read()
+
+
+# ---- sites --------------------------------------------------------------------------------------
+def test_a_site_checks_its_copy_and_how_it_trains_before_the_invitation_is_used():
+    tensors = adapter("lora")
+    checkpoint("base", small())
+    checkpoint("other", dict(small(), norm=tensor(4)))
+    changed = dict(tensors)
+    changed["base_model.model.h.0.attn.lora_B.weight"] = tensor(4, 2, value=5)
+    adapter("lora-2")
+    write("lora-2/adapter_model.safetensors", safetensors(changed))
+    federation = Federation(PROGRAMS, "federation", MANIFEST,
+                            create=["--from", os.path.abspath("lora"), "--base",
+                                    os.path.abspath("base")])
+    try:
+        federation.start_coordinator()
+        invitation = federation.invite("one")
+        token = federation.token_file(invitation["token"])
+
+        def join(*options, code=1):
+            return run(NODE, "join", invitation["address"], "--token-file", token, "--dir", "site",
+                       "--run=false", *options, code=code)
+        for options, words in (
+                ([], "the built-in trainer cannot train this run's model"),
+                (["--data", federation.path("text.txt")], "start the node with --attach"),
+                (["--attach", "--from", "lora-2"], "is not the run's initial checkpoint"),
+                (["--attach", "--from", "base"], "is not in this model"),
+                (["--attach", "--from", "gone"], "gone"),
+                (["--attach", "--base", "other"], "is not the model that the run's adapter is for")):
+            said = join(*options)
+            assert words in said and "invitation is not used up" in said, (options, said)
+        join("--attach", "--from", "lora", "--base", "base", code=0)
+        with open("site/layout") as one, open(os.path.join(federation.run, "layout")) as other:
+            assert one.read() == other.read()
+        said = run(NODE, "run", "--dir", "site", "--attach=false", code=3)
+        assert "the built-in trainer cannot train this run's model" in said, said
+        said = run(NODE, "run", "--dir", "site", "--base", "other", code=3)
+        assert "is not the model that the run's adapter is for" in said, said
+        federation.coordinator.kill()
+        said = run(os.path.join(PROGRAMS, "atoll-coordinator"), "--dir", federation.run, "--listen",
+                   "127.0.0.1:0", "--heldout", federation.path("text.txt"), code=3)
+        assert "the built-in trainer cannot train this run's model" in said, said
+        os.rename(os.path.join(federation.run, "layout"), "layout-away")
+        said = run(CTL, "model", "export", "--dir", federation.run, "--output", "out", code=1)
+        assert "the list of the run's tensors" in said, said
+    finally:
+        federation.close()
+
+
 if __name__ == "__main__":
     sys.exit(main(globals()))

@@ -422,3 +422,48 @@ TEST(a_message_whose_base_did_not_come_back_follows_nothing_until_its_merge) {
     CHECK_EQUAL(node_state_slot(site->state, 0), SLOT_TRAINING);
     site_close(site);
 }
+
+/* A site that has no copy of what the run starts from. */
+static struct started *site_open_without_model(void) {
+    struct started *site = xcalloc(1, sizeof *site);
+    struct node_options options = {.site = 1,
+                                   .seed = 1,
+                                   .overlap = true,
+                                   .follow_interval = 1,
+                                   .heartbeat_ms = 1000,
+                                   .backoff_ms = 100,
+                                   .backoff_limit_ms = 1000,
+                                   .queue_limit = 64,
+                                   .nominal_payload = 1000,
+                                   .lacks_model = true};
+    site->f = fixture_open(SYNCHRONOUS, 2 * 4096);
+    site->now = (struct instant){1000, FIXTURE_NOW};
+    site->state = node_state_create(&options);
+    node_state_start(site->state, 0, NULL, 0, site->now, &site->out);
+    return site;
+}
+
+TEST(a_site_without_version_0_follows_nothing_before_a_snapshot_is_loaded) {
+    struct started *site = site_open_without_model();
+    CHECK(find(site, NODE_DO_CONNECT) && find(site, NODE_DO_CONNECT)->ask_offer);
+    struct node_event offer = {.kind = NODE_OFFER};
+    step(site, &offer); /* there is none: it must not follow from parameters that are zero */
+    CHECK(!find(site, NODE_DO_FOLLOW) && !find(site, NODE_DO_FETCH));
+    site->now.monotonic_ms += 2000;
+    step(site, &(struct node_event){.kind = NODE_TIMER});
+    CHECK(find(site, NODE_DO_CONNECT) && find(site, NODE_DO_CONNECT)->ask_offer);
+    offer.offer.exists = true; /* of version 0, which saves no step, and costs a lot */
+    offer.offer.header.content_size = UINT64_C(1) << 40;
+    step(site, &offer);
+    CHECK(!find(site, NODE_DO_FOLLOW) && find(site, NODE_DO_FETCH));
+    step(site, &(struct node_event){.kind = NODE_SNAPSHOT_LOADED, .status = UNAVAILABLE});
+    CHECK(!find(site, NODE_DO_FOLLOW)); /* a link that breaks meanwhile changes nothing */
+    site->now.monotonic_ms += 2000;
+    step(site, &(struct node_event){.kind = NODE_TIMER});
+    CHECK(find(site, NODE_DO_CONNECT)->ask_offer);
+    step(site, &offer);
+    CHECK(find(site, NODE_DO_FETCH));
+    step(site, &(struct node_event){.kind = NODE_SNAPSHOT_LOADED, .status = OK});
+    CHECK(find(site, NODE_DO_FOLLOW));
+    site_close(site);
+}
