@@ -56,6 +56,8 @@ def read_tensors(path):
     """name -> (type, shape, bytes), of a file or a directory with an index."""
     if os.path.isdir(path):
         index = os.path.join(path, "model.safetensors.index.json")
+        if os.path.exists(os.path.join(path, "adapter_model.safetensors")):
+            return read_tensors(os.path.join(path, "adapter_model.safetensors"))
         if not os.path.exists(index):
             return read_tensors(os.path.join(path, "model.safetensors"))
         with open(index) as file:
@@ -121,10 +123,10 @@ def vit(directory):
     return model
 
 
-def train_and_export(kind, start, opens):
-    """A run from checkpoint/: one site has a copy of it, the other takes it from the coordinator;
-    both train by jobs that attach. Returns the model that transformers makes of the export."""
-    federation = Federation(PROGRAMS, "federation", MANIFEST, create=["--from", start])
+def train_and_export(kind, start, opens, base=()):
+    """A run from a checkpoint: one site has a copy of it, the other takes it from the coordinator;
+    both train by jobs that attach. Then the export is opened."""
+    federation = Federation(PROGRAMS, "federation", MANIFEST, create=["--from", start, *base])
     jobs = []
     try:
         federation.start_coordinator()
@@ -132,8 +134,8 @@ def train_and_export(kind, start, opens):
         assert before == read_tensors(start)
         copy = os.path.abspath("copy")
         shutil.copytree(start, copy)
-        sites = [federation.add_site("copy", "--attach", "--from", copy),
-                 federation.add_site("none", "--attach")]
+        sites = [federation.add_site("copy", "--attach", "--from", copy, *base),
+                 federation.add_site("none", "--attach", *base)]
         for site in sites:
             federation.until("it listens", lambda: " attach_at " in site.text(), SECONDS)
             jobs.append(Job(site.directory, JOB, start, kind, f"loaded-{site.name}").start())
@@ -143,6 +145,7 @@ def train_and_export(kind, start, opens):
                              lambda: len(site.receipts) >= 3, SECONDS)
             loaded = read_tensors(f"loaded-{site.name}")
             assert loaded.keys() == before.keys()
+            assert site is not sites[0] or loaded == before, "what it trains is not the run's"
         assert "snapshot_loaded" in sites[1].text()
         codes = federation.stop_run(SECONDS)
         assert set(codes.values()) == {0}, (codes, sites[0].tail(), sites[1].tail())
@@ -179,6 +182,23 @@ def test_a_run_from_a_vision_transformer_trains_and_its_export_opens():
         transformers.AutoModelForImageClassification.from_pretrained(directory)
         assert os.path.exists(os.path.join(directory, "preprocessor_config.json"))
     train_and_export("vit", os.path.abspath("start"), opens)
+
+
+def test_an_adapter_trains_over_its_frozen_base_and_peft_opens_its_export():
+    peft, transformers = need("peft"), need("transformers")
+    base = os.path.abspath("base")
+    model = peft.get_peft_model(gpt2("base"), peft.LoraConfig(
+        r=2, target_modules=["c_attn", "wte"], modules_to_save=["ln_f"], task_type="CAUSAL_LM",
+        fan_in_fan_out=True))
+    model.peft_config["default"].base_model_name_or_path = base
+    model.save_pretrained("start")
+
+    def opens(directory):
+        one = transformers.AutoModelForCausalLM.from_pretrained(base)
+        loaded = peft.PeftModel.from_pretrained(one, directory).state_dict()
+        name = "base_model.model.transformer.h.0.attn.c_attn.lora_B."
+        assert loaded[name + "default.weight"].abs().sum() > 0  # it begins at zero
+    train_and_export("lora", os.path.abspath("start"), opens, ("--base", base))
 
 
 # ---- what is exported is what came in ----------------------------------------------------------
@@ -392,8 +412,8 @@ def test_an_index_that_is_not_true_is_refused():
         write(index, text or json.dumps({"weight_map": weight_map}))
         said = create("never", "--from", "start", code=1)
         assert words in said and not os.path.exists("never"), (words, said)
-    for name in ("../outside.safetensors", os.path.abspath("outside.safetensors"), "a/b.safetensors",
-                 ".hidden.safetensors", "config.json", ""):
+    for name in ("../outside.safetensors", os.path.abspath("outside.safetensors"),
+                 "a/b.safetensors", ".hidden.safetensors", "config.json", ""):
         refused(dict(right, norm=name), "is not the name of a .safetensors file in this directory")
     refused(dict(right, norm="gone.safetensors"), "gone.safetensors")
     refused(dict(right, norm=5), "is mapped to something that is not a file name")
@@ -420,7 +440,8 @@ def adapter(directory):
     os.makedirs(directory)
     write(os.path.join(directory, "adapter_model.safetensors"), safetensors(tensors))
     write(os.path.join(directory, "adapter_config.json"), json.dumps(
-        {"peft_type": "LORA", "r": 2, "base_model_name_or_path": "base", "target_modules": ["attn"]}))
+        {"peft_type": "LORA", "r": 2, "base_model_name_or_path": "base",
+         "target_modules": ["attn"]}))
     return tensors
 
 
@@ -438,8 +459,7 @@ def test_an_adapter_is_trained_alone_and_its_base_is_named_by_digest():
     named = manifest_of("run")
     assert named["base"] == manifest_of("cut")["base"] != manifest_of("changed")["base"]
     assert named["base"] != "none"
-    run(CTL, "model", "export", "--dir", "run", "--output", "out")
-    assert read_tensors("out/adapter_model.safetensors") == tensors
+    assert export("run", "out") == tensors
     assert not os.path.exists("out/model.safetensors") and not os.path.exists("out/config.json")
     with open("out/adapter_config.json") as one, open("lora/adapter_config.json") as other:
         assert one.read() == other.read()
@@ -471,7 +491,8 @@ def test_a_site_checks_its_copy_and_how_it_trains_before_the_invitation_is_used(
                 (["--attach", "--from", "lora-2"], "is not the run's initial checkpoint"),
                 (["--attach", "--from", "base"], "is not in this model"),
                 (["--attach", "--from", "gone"], "gone"),
-                (["--attach", "--base", "other"], "is not the model that the run's adapter is for")):
+                (["--attach", "--base", "other"],
+                 "is not the model that the run's adapter is for")):
             said = join(*options)
             assert words in said and "invitation is not used up" in said, (options, said)
         join("--attach", "--from", "lora", "--base", "base", code=0)

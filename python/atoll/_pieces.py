@@ -65,13 +65,25 @@ def held(name: str, parameter: Any, optimizer: Any, masters: Optional[Mapping[An
     return Held(name, parameter, master)
 
 
+def run_name(module: Any, name: str) -> str:
+    """As the run has it; of an adapter as PEFT saves it, which is without the adapter's name."""
+    name = name.replace("_orig_mod.", "")
+    adapter = getattr(module, "active_adapter", None) if hasattr(module, "peft_config") else None
+    if not isinstance(adapter, str):
+        return name
+    if f".modules_to_save.{adapter}" in name:
+        return name.replace(f".modules_to_save.{adapter}", "", 1)
+    before, found, after = (name + ".").rpartition(f".{adapter}.")
+    return f"{before}.{after}"[:-1] if found else name
+
+
 def trained(model: Any, optimizer: Any = None,
             masters: Optional[Mapping[Any, Any]] = None) -> List[Held]:
     """Tied weights come once, under their first name; frozen ones are not exchanged."""
     module = unwrapped(model)
     if hasattr(module, "reshard"):  # fully_shard's root holds whole tensors after a forward
         module.reshard()
-    return [held(name.replace("_orig_mod.", ""), parameter, optimizer, masters)
+    return [held(run_name(module, name), parameter, optimizer, masters)
             for name, parameter in module.named_parameters() if parameter.requires_grad]
 
 
