@@ -407,32 +407,52 @@ int verb_export(struct options *options, void *values) {
     return status == OK ? EXIT_DONE : failed("export", status, &error);
 }
 
+/* What the site would train on: its files, or what a job that attaches has. */
+static enum status validate_training(const struct settings *settings, const struct site *site,
+                                     const struct layout *layout, struct error *error) {
+    struct data *data = NULL;
+    TRY(check_trainer(settings, layout, site->observes, error));
+    TRY(check_from(settings, &site->manifest, layout, error));
+    if (settings->base) TRY(run_base_check(&site->manifest, settings->base, error));
+    if (settings->attach) {
+        printf("%llu parameters in %u tensors, trained by a job that attaches\n",
+               (unsigned long long)layout->count, layout->tensor_count);
+        return OK;
+    }
+    struct run_model_files files = settings_files(settings);
+    if (files.count == 0)
+        return error_set(error, INVALID,
+                         "no training data: give --data FILE, or `data:` in node.yaml");
+    char *seen = site_path(site, "data.seen");
+    files.seen = seen;
+    files.read_shards = true;
+    enum status status = run_model_data(&site->manifest, &files, &data, error);
+    free(seen);
+    if (status == OK)
+        printf("%llu parameters, %llu tokens to train on, %llu held out\n",
+               (unsigned long long)layout->count, (unsigned long long)data_training_tokens(data),
+               (unsigned long long)data_heldout_tokens(data));
+    data_close(data);
+    return status;
+}
+
 int verb_validate(struct options *options, void *values) {
     (void)options;
     const struct settings *settings = values;
     struct error error = {0};
     struct site site = {0};
     struct layout layout = {0};
-    struct data *data = NULL;
     enum status status = site_load(settings->directory, &site, &error);
     if (status == OK) status = check_outputs(settings, &error);
     if (status == OK)
         status = run_model_layout(&site.manifest, buffer_bytes(&site.layout), &layout, &error);
     if (status == OK && !settings->address)
         status = error_set(&error, INVALID, "no coordinator's address");
-    struct run_model_files files = settings_files(settings);
-    char *seen = status == OK ? site_path(&site, "data.seen") : NULL;
-    files.seen = seen;
-    files.read_shards = true;
-    if (status == OK) status = run_model_data(&site.manifest, &files, &data, &error);
-    free(seen);
-    if (status == OK)
-        printf("run %s, site %s (number %u), coordinator %s\n%llu parameters, %llu tokens to train "
-               "on, %llu held out\n",
-               site.manifest.name, site.name, site.number, settings->address,
-               (unsigned long long)layout.count, (unsigned long long)data_training_tokens(data),
-               (unsigned long long)data_heldout_tokens(data));
-    data_close(data);
+    if (status == OK) {
+        printf("run %s, site %s (number %u), coordinator %s\n", site.manifest.name, site.name,
+               site.number, settings->address);
+        status = validate_training(settings, &site, &layout, &error);
+    }
     layout_deinit(&layout);
     site_deinit(&site);
     return status == OK ? EXIT_DONE : failed("validate", status, &error);

@@ -3,11 +3,12 @@
 #include "run/run_model.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/memory.h"
 #include "fed/manifest.h"
 #include "fed/merkle.h"
-#include "model/checkpoint.h"
+#include "model/checkpoint_layout.h"
 #include "model/layout_text.h"
 #include "model/trainer.h"
 #include "run/run_shards.h"
@@ -162,6 +163,33 @@ enum status run_model_data(const struct manifest *manifest, const struct run_mod
     return OK;
 }
 
+static void *begin(void) {
+    struct digest *digest = xmalloc(sizeof *digest);
+    digest_init(digest);
+    return digest;
+}
+
+static void take(void *state, const void *data, size_t size) { digest_update(state, data, size); }
+
+static void end(void *state, uint8_t out[static DIGEST_SIZE]) {
+    digest_final(state, out);
+    free(state);
+}
+
+const struct layout_digester run_model_digester = {begin, take, end};
+
+/* Of a copy that a person brings. */
+static enum status check_frozen(const struct layout *layout, const char *checkpoint,
+                                struct error *error) {
+    struct layout same = *layout;
+    if (layout->other_count == 0) return OK;
+    same.others = xcalloc(layout->other_count, sizeof *same.others);
+    memcpy(same.others, layout->others, layout->other_count * sizeof *same.others);
+    enum status status = checkpoint_freeze(checkpoint, &run_model_digester, &same, error);
+    free(same.others);
+    return status;
+}
+
 enum status run_model_initialise(const struct manifest *manifest, const struct layout *layout,
                                  const char *checkpoint, float *parameters, struct error *error) {
     if (!run_model_has_root(manifest)) {
@@ -182,7 +210,7 @@ enum status run_model_initialise(const struct manifest *manifest, const struct l
     uint8_t root[DIGEST_SIZE];
     TRY(checkpoint_read(checkpoint, layout, parameters, error));
     state_root(parameters, layout->count, root);
-    if (digest_equal(root, manifest->initial.root)) return OK;
+    if (digest_equal(root, manifest->initial.root)) return check_frozen(layout, checkpoint, error);
     return error_set(error, INVALID,
                      "%s is not the run's initial checkpoint: its values have the state root %s, "
                      "and the run's is %s",

@@ -18,6 +18,7 @@
 #include "model/data.h"
 #include "model/trainer.h"
 
+struct layout_digester;
 struct manifest;
 
 struct run_model_local { /* the site's own part of what the trainer is told; zero: its default, on
@@ -68,9 +69,12 @@ struct run_model_files { /* the site's data */
 MUST_USE enum status run_model_data(const struct manifest *manifest,
                                     const struct run_model_files *files, struct data **out,
                                     struct error *error);
+/* SHA-256, for model/. */
+extern const struct layout_digester run_model_digester;
 /* The parameters of version 0, [layout->count]: from the manifest's seed, or from `checkpoint`, a
  * safetensors file or a directory with one or several, whose values have the state root that the
- * manifest has. INVALID if the manifest needs a checkpoint and there is none, or another one. */
+ * manifest has, and whose frozen tensors have the digests that the layout has. INVALID if the
+ * manifest needs a checkpoint and there is none, or another one. */
 MUST_USE enum status run_model_initialise(const struct manifest *manifest,
                                           const struct layout *layout, const char *checkpoint,
                                           float *parameters, struct error *error);

@@ -19,21 +19,6 @@
 
 /* ---- digests --------------------------------------------------------------------------------- */
 
-static void *begin(void) {
-    struct digest *digest = xmalloc(sizeof *digest);
-    digest_init(digest);
-    return digest;
-}
-
-static void take(void *state, const void *data, size_t size) { digest_update(state, data, size); }
-
-static void end(void *state, uint8_t out[static DIGEST_SIZE]) {
-    digest_final(state, out);
-    free(state);
-}
-
-static const struct layout_digester digester = {begin, take, end};
-
 static int by_name(const void *a, const void *b) {
     const struct checkpoint_tensor *x = a, *y = b;
     return strcmp(x->entry.name, y->entry.name);
@@ -50,10 +35,10 @@ enum status run_base_digest(const char *path, uint8_t out[static DIGEST_SIZE],
         const struct safetensors_entry *entry = &listing.tensors[i].entry;
         char shape[LAYOUT_SHAPE_SIZE], hex[HEX32_SIZE];
         uint8_t digest[DIGEST_SIZE];
-        void *state = begin();
-        status =
-            safetensors_bytes(listing.files[listing.tensors[i].file], entry, take, state, error);
-        end(state, digest);
+        void *state = run_model_digester.begin();
+        status = safetensors_bytes(listing.files[listing.tensors[i].file], entry,
+                                   run_model_digester.take, state, error);
+        run_model_digester.end(state, digest);
         buffer_append_text(&text, "%s %s %s %s\n", entry->type,
                            layout_shape_text(entry->dimensions, entry->shape, shape),
                            hex_encode(digest, DIGEST_SIZE, hex), entry->name);
@@ -265,7 +250,7 @@ static enum status layout_of_list(const struct run_source *source, struct manife
     buffer_deinit(&text);
     if (status == OK && source->from) status = read_config(source, manifest, &llama, error);
     if (status == OK && source->from)
-        status = checkpoint_freeze(source->from, &digester, out, error);
+        status = checkpoint_freeze(source->from, &run_model_digester, out, error);
     for (uint32_t i = 0; status == OK && !source->from && i < out->other_count; i++)
         if (out->others[i].tied == LAYOUT_FROZEN)
             status = error_set(error, INVALID,

@@ -10,7 +10,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from attach_test import PROGRAMS, SECONDS, Job  # noqa: E402
 from federation_harness import ROOT, Federation  # noqa: E402
-from script_test import main, need, run, write  # noqa: E402
+from script_test import SMALL, main, need, run, text, trainer, write  # noqa: E402
 
 CTL = os.path.join(PROGRAMS, "atollctl")
 NODE = os.path.join(PROGRAMS, "atoll-node")
@@ -83,8 +83,8 @@ def checkpoint(directory, tensors, **config):
     return directory
 
 
-def create(directory, *options, code=0, text=MANIFEST):
-    write(directory + ".yaml", text)
+def create(directory, *options, code=0, manifest=MANIFEST):
+    write(directory + ".yaml", manifest)
     return run(CTL, "run", "create", directory, "--manifest", directory + ".yaml", *options,
                code=code)
 
@@ -270,7 +270,7 @@ def test_the_same_weights_in_other_files_are_the_same_start():
     root = manifest_of("one")["initial.root"]
     assert "is not the run's initial checkpoint" in said and root in said, said
     said = create("never", "--from", "other", code=1,
-                  text=MANIFEST + f"initial:\n  root: {root}\n")
+                  manifest=MANIFEST + f"initial:\n  root: {root}\n")
     assert "is not the run's initial checkpoint" in said and root in said, said
 
 
@@ -282,7 +282,7 @@ def test_sizes_of_the_manifest_that_are_not_those_of_config_json_are_refused_wit
     del config["hidden_size"]
     write("start/config.json", json.dumps(config))
     create("right", "--from", "start",
-           text=MANIFEST + "model: {hidden: 8, heads: 2, rope_theta: 500, tied: false}\n")
+           manifest=MANIFEST + "model: {hidden: 8, heads: 2, rope_theta: 500, tied: false}\n")
     taken = manifest_of("right")
     assert taken["model.vocabulary"] == "300" and taken["model.norm_epsilon"] == "1e-05", taken
     for key, value, name, there in (
@@ -292,7 +292,7 @@ def test_sizes_of_the_manifest_that_are_not_those_of_config_json_are_refused_wit
             ("norm_epsilon", "1e-06", "layer_norm_epsilon", "1e-05"),
             ("vocabulary", "256", "vocab_size", "300")):
         said = create("wrong", "--from", "start", code=1,
-                      text=MANIFEST + f"model: {{{key}: {value}}}\n")
+                      manifest=MANIFEST + f"model: {{{key}: {value}}}\n")
         assert f"{name} is {there}, the manifest's model.{key} is {value}" in said, said
         assert "config.json" in said and not os.path.exists("wrong"), said
 
@@ -337,6 +337,9 @@ def test_a_list_says_what_is_trained_and_what_is_frozen():
     checkpoint("changed", changed)
     said = create("never", "--from", "changed", "--layout", "run/layout", code=1)
     assert 'frozen tensor "mask": its bytes are others' in said, said
+    said = run(CTL, "ledger", "verify", "--dir", "run", "--from", "changed", code=4)
+    assert 'tensor "mask": its bytes are others' in said, said
+    run(CTL, "ledger", "verify", "--dir", "run", "--from", "start")
     for number, line, words in (
             (0, "atoll tensors 2", "first line"), (2, "trained F32 norm", "line 3"),
             (2, "trained I32 [4] norm", "cannot be trained"), (2, "trained F32 [5] norm", "shape"),
@@ -408,8 +411,8 @@ def test_an_index_that_is_not_true_is_refused():
         right = json.load(file)["weight_map"]
     write("outside.safetensors", safetensors(small()))
 
-    def refused(weight_map, words, text=None):
-        write(index, text or json.dumps({"weight_map": weight_map}))
+    def refused(weight_map, words, raw=None):
+        write(index, raw or json.dumps({"weight_map": weight_map}))
         said = create("never", "--from", "start", code=1)
         assert words in said and not os.path.exists("never"), (words, said)
     for name in ("../outside.safetensors", os.path.abspath("outside.safetensors"),
@@ -498,6 +501,12 @@ def test_a_site_checks_its_copy_and_how_it_trains_before_the_invitation_is_used(
         join("--attach", "--from", "lora", "--base", "base", code=0)
         with open("site/layout") as one, open(os.path.join(federation.run, "layout")) as other:
             assert one.read() == other.read()
+        said = run(NODE, "validate", "--dir", "site")
+        assert "16 parameters in 2 tensors, trained by a job that attaches" in said, said
+        for options, words in ((["--attach=false"], "the built-in trainer cannot train"),
+                               (["--base", "other"], "is not the model"),
+                               (["--from", "lora-2"], "is not the run's initial checkpoint")):
+            assert words in run(NODE, "validate", "--dir", "site", *options, code=1)
         said = run(NODE, "run", "--dir", "site", "--attach=false", code=3)
         assert "the built-in trainer cannot train this run's model" in said, said
         said = run(NODE, "run", "--dir", "site", "--base", "other", code=3)
@@ -509,6 +518,57 @@ def test_a_site_checks_its_copy_and_how_it_trains_before_the_invitation_is_used(
         os.rename(os.path.join(federation.run, "layout"), "layout-away")
         said = run(CTL, "model", "export", "--dir", federation.run, "--output", "out", code=1)
         assert "the list of the run's tensors" in said, said
+    finally:
+        federation.close()
+
+
+def test_a_llama_in_bf16_is_trained_by_the_built_in_trainer_and_comes_out_as_it_came():
+    plain = text()
+    trainer("train", plain, *SMALL, "--steps", 1, "--export", "start", "--dtype", "bf16")
+    # no sizes are given: they are config.json's
+    federation = Federation(PROGRAMS, "federation", MANIFEST, create=["--from",
+                                                                      os.path.abspath("start")])
+    try:
+        federation.start_coordinator()
+        before = export(federation.run, "first")
+        assert before == read_tensors("start")
+        assert {kind for kind, _, _ in before.values()} == {"BF16"}
+        sites = [federation.add_site("copy", "--from", os.path.abspath("start")),
+                 federation.add_site("none")]
+        for site in sites:
+            federation.until("it contributes", lambda: len(site.receipts) >= 3, SECONDS)
+        assert "snapshot_loaded" in sites[1].text() and "snapshot_" not in sites[0].text()
+        codes = federation.stop_run(SECONDS)
+        assert set(codes.values()) == {0}, (codes, sites[0].tail(), sites[1].tail())
+        wrong = federation.audit()
+        assert not wrong, wrong
+        after = export(federation.run, "last")
+        assert {n: t[:2] for n, t in after.items()} == {n: t[:2] for n, t in before.items()}
+        assert after != before
+        for site in sites:
+            assert read_tensors(os.path.join(site.directory, "export")) == after
+    finally:
+        federation.close()
+
+
+def test_a_site_that_is_killed_before_the_model_has_come_asks_for_it_again():
+    checkpoint("start", {"w": tensor(256, 1024)})
+    federation = Federation(PROGRAMS, "federation", MANIFEST, create=["--from",
+                                                                      os.path.abspath("start")])
+    try:
+        federation.start_coordinator()
+        site = federation.add_site("none", "--attach")
+        for _ in range(3):
+            federation.until("it asks", lambda: "model_is_fetched" in site.text(), SECONDS)
+            site.kill()
+            site.start()
+        federation.until("it has it", lambda: "snapshot_loaded" in site.text() or
+                         "checkpoint=true" in site.text(), SECONDS)
+        federation.until("it is linked", lambda: site.status().get("linked"), SECONDS)
+        site.kill()
+        run(NODE, "export", "--dir", site.directory, "--export", "out")
+        assert read_tensors("out") == read_tensors("start")
+        assert not os.path.exists("out/config.json")  # this site has none
     finally:
         federation.close()
 
