@@ -98,6 +98,11 @@ void border_forget(struct border *border);
 void border_blame(const struct border *border, uint32_t fragment, uint64_t index, char *out,
                   size_t size);
 
+/* Bytes of a session's memory: a page, 128 per rank and 280 per tensor in whole pages, and twice
+ * the largest fragment in fp32, likewise. */
+uint64_t border_memory(uint64_t ranks, uint64_t tensors, uint64_t largest_fragment);
+uint64_t border_size(const struct border *border); /* of the last session's; 0: there was none */
+
 /* Ends the session: its ranks are told why. */
 void border_refuse(struct border *border, const char *why);
 void border_tell(struct border *border, bool stopping, uint64_t inner_steps, double factor);

@@ -26,6 +26,26 @@ static uint64_t largest_fragment(const struct border *border) {
     return largest;
 }
 
+struct memory_places { /* bytes from the front */
+    uint64_t ranks, tensors, out, in, size;
+};
+
+static struct memory_places places_of(uint64_t ranks, uint64_t tensors, uint64_t largest) {
+    uint64_t area = pages(largest * sizeof(float));
+    struct memory_places at = {.ranks = PAGE};
+    at.tensors = pages(at.ranks + ranks * sizeof(struct wire_rank));
+    at.out = pages(at.tensors + tensors * sizeof(struct wire_tensor));
+    at.in = at.out + area;
+    at.size = at.in + area;
+    return at;
+}
+
+uint64_t border_memory(uint64_t ranks, uint64_t tensors, uint64_t largest) {
+    return places_of(ranks, tensors, largest).size;
+}
+
+uint64_t border_size(const struct border *border) { return border->session.size; }
+
 /* ---- the memory ------------------------------------------------------------------------------ */
 
 static enum status take_memory(struct session *session, struct error *error) {
@@ -61,9 +81,8 @@ static void write_tensors(const struct border *border, uint64_t at) {
 enum status session_begin(struct border *border, uint64_t generation, uint32_t world,
                           struct error *error) {
     struct session *session = &border->session;
-    uint64_t area = pages(largest_fragment(border) * sizeof(float));
-    uint64_t ranks_at = PAGE, tensors_at = pages(ranks_at + world * sizeof(struct wire_rank));
     uint64_t tensors = border->options.tensor_count;
+    struct memory_places at = places_of(world, tensors, largest_fragment(border));
     session_free(session);
     session->phase = SESSION_GATHERS;
     session->number = ++border->sessions;
@@ -73,10 +92,10 @@ enum status session_begin(struct border *border, uint64_t generation, uint32_t w
     session->ranks = xcalloc(world, sizeof *session->ranks);
     session->reports = xcalloc(world, sizeof *session->reports);
     session->news_ms = clock_monotonic_ms();
-    session->ranks_at = ranks_at;
-    session->out_at = pages(tensors_at + tensors * sizeof(struct wire_tensor));
-    session->in_at = session->out_at + area;
-    session->size = session->in_at + area;
+    session->ranks_at = at.ranks;
+    session->out_at = at.out;
+    session->in_at = at.in;
+    session->size = at.size;
     enum status status = take_memory(session, error);
     if (status != OK) {
         session_free(session);
@@ -89,13 +108,13 @@ enum status session_begin(struct border *border, uint64_t generation, uint32_t w
     shared->fragments = border->options.fragments;
     shared->ranks = world;
     shared->tensors = tensors;
-    shared->ranks_at = ranks_at;
-    shared->tensors_at = tensors_at;
+    shared->ranks_at = at.ranks;
+    shared->tensors_at = at.tensors;
     shared->out_at = session->out_at;
     shared->in_at = session->in_at;
     shared->session = session->id;
     memcpy(shared->site, border->options.site, sizeof shared->site);
-    write_tensors(border, tensors_at);
+    write_tensors(border, at.tensors);
     session_tell(border);
     return OK;
 }

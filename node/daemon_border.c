@@ -97,6 +97,19 @@ static uint32_t make_tensors(struct daemon *daemon) {
     return count;
 }
 
+static void tell_memory(const struct daemon *daemon) {
+    uint64_t largest = 0, start, count;
+    for (uint32_t i = 0; i < daemon->site->manifest.fragments; i++) {
+        fragment_place((void *)(uintptr_t)daemon, i, &start, &count);
+        largest = MAX(largest, count);
+    }
+    log_info("attach_memory",
+             "one_rank=%llu formula=\"4096 + 128 * ranks, + 280 * tensors, + 4 * the largest "
+             "fragment, twice; each in whole pages\" tensors=%u largest_fragment=%llu",
+             (unsigned long long)border_memory(1, daemon->layout.tensor_count, largest),
+             daemon->layout.tensor_count, (unsigned long long)largest);
+}
+
 enum status daemon_border_open(struct daemon *daemon, struct error *error) {
     const struct settings *settings = daemon->settings;
     const struct layout *layout = &daemon->layout;
@@ -123,7 +136,10 @@ enum status daemon_border_open(struct daemon *daemon, struct error *error) {
                                      .complain = complain};
     site_identity(daemon->site, options.site);
     enum status status = border_open(&options, &daemon->border, error);
-    if (status == OK) log_info("attach_at", "socket=\"%s\"", socket);
+    if (status == OK) {
+        log_info("attach_at", "socket=\"%s\"", socket);
+        tell_memory(daemon);
+    }
     free(socket);
     free(token);
     snprintf(daemon->device, sizeof daemon->device, "attached");

@@ -288,10 +288,10 @@ static void begin_session(struct attached *attached, uint64_t session) {
     for (uint32_t i = 0; i < options->replica->fragments; i++)
         stand_is(options->stand, i, &options->fragment[i]);
     stand_session(options->stand, border_session_id(attached->border), plan->reload);
-    log_info("trainer_attached", "ranks=%u steps=%llu kept=%llu lost=%llu ahead=%llu",
+    log_info("trainer_attached", "ranks=%u steps=%llu kept=%llu lost=%llu ahead=%llu memory=%llu",
              progress.ranks, (unsigned long long)plan->steps,
              (unsigned long long)plan->unsent_steps, (unsigned long long)plan->lost,
-             (unsigned long long)plan->ahead);
+             (unsigned long long)plan->ahead, (unsigned long long)border_size(attached->border));
     count_unsent(attached, plan->unsent_steps, plan->unsent_tokens);
 }
 
