@@ -257,6 +257,32 @@ static void mend_disk(struct federation *f) {
     free(lost);
 }
 
+/* At least half of the honest sites are sending what they made: it will be their first offer to a
+ * coordinator that has just come back, and says nothing of how long a round is. */
+static bool half_are_sending(const struct federation *f) {
+    uint32_t sending = 0, there = 0;
+    for (uint32_t i = 1; i <= f->site_count; i++) {
+        const struct node_state *core = site_core(f->sites[i]);
+        if (!core || !federation_is_honest(f, i)) continue;
+        there++;
+        sending += node_state_slot(core, 0) == SLOT_UPLOADING;
+    }
+    return there > 0 && 2 * sending >= there;
+}
+
+/* What is measured of the others' rounds is measured while a flood may starve them. */
+static void on_flood(void *context, struct event *event) {
+    struct federation *f = context;
+    uint64_t tries = event->number;
+    if (half_are_sending(f) || tries == 0) {
+        f->measures_anew = true;
+        federation_go_down(f, COORDINATOR, "it measures anew in the middle of a flood");
+        return;
+    }
+    world_post(&f->world, 5 * MS * f->scenario.pace, NO_PROCESS, on_flood, f, NULL)->number =
+        tries - 1;
+}
+
 static void calm(struct federation *f) {
     f->fault_phase = false;
     world_trace(&f->world, "calm");
@@ -271,6 +297,8 @@ static void calm(struct federation *f) {
         process_set_clock(&f->world, process, 0, (int64_t)world_between(&f->world, 0, 6000) - 3000);
         if (f->scenario.site[process].changed)
             federation_go_down(f, process, "a changed client takes its place");
+        if (f->scenario.encodes_slowly && f->scenario.site[process].changed)
+            world_post(&f->world, 2 * SECOND, NO_PROCESS, on_flood, f, NULL)->number = 2000;
         if (!f->world.processes[process].alive) {
             f->returning[process] = false;
             federation_start_later(f, process, world_below(&f->world, SECOND));
@@ -507,6 +535,8 @@ static void check_flood(struct federation *f, uint32_t process) {
     uint32_t before[PROCESS_LIMIT], number = site_number(f->sites[process]);
     for (uint32_t i = 1; i <= f->site_count; i++) slowest = MAX(slowest, s->site[i].step_us);
     uint64_t round = run_state_inner_steps(check_run(f->check)) * slowest;
+    while (s->encodes_slowly && !f->measures_anew)
+        if (!run_until(f, f->world.now + round)) return;
     if (!run_until(f, f->world.now + 4 * round)) return;
     for (uint32_t i = 1; i <= f->site_count; i++)
         before[i] = check_contributed(f->check, site_number(f->sites[i]), 0);

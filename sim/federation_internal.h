@@ -23,6 +23,7 @@ struct federation {
     uint8_t secrets[PROCESS_LIMIT][DIGEST_SIZE];
     uint64_t invited_from[PROCESS_LIMIT]; /* world time from which the admin invites it */
     bool revoking[PROCESS_LIMIT], halted[PROCESS_LIMIT], returning[PROCESS_LIMIT];
+    bool measures_anew;            /* the coordinator came back in the middle of a flood */
     unsigned named_damaged;        /* payloads that a liar named as soon as they were damaged */
     unsigned struck[MOMENT_COUNT]; /* crashes at such a moment */
     bool wipe[PROCESS_LIMIT];      /* its disk did not bring it back, or it is to be lost */

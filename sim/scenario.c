@@ -123,14 +123,16 @@ static uint64_t now_and_then(const struct scenario *s, struct world *world, doub
 static void draw_changed(struct scenario *s, struct world *world) {
     struct site_scenario *liar = &s->site[s->sites];
     if (liar->boasts) return; /* that goes on in the calm, too */
-    uint64_t what = random_hash(world->seed, UINT64_C(0xf100d)) % 4;
+    uint64_t hash = random_hash(world->seed, UINT64_C(0xf100d)), what = hash % 4;
     if (what < 2 && s->overlap) liar->changed = CHANGED_FLOODS;
     /* below twice the eight that one site may make in a round, it may make others' stale */
     if (liar->changed == CHANGED_FLOODS && s->manifest.merge.staleness_cap < 16)
         s->manifest.merge.staleness_cap = MANIFEST_AUTO;
-    if (what == 0 && s->overlap) { /* where no merge waits for others, either */
+    bool starves = what == 0 || (s->manifest.fragments == 1 && (hash >> 8 & 1));
+    if (liar->changed == CHANGED_FLOODS && starves) { /* where no merge waits for others, either */
         s->manifest.merge.quorum = 1;
         s->manifest.merge.grace_ms = s->manifest.merge.warmup_grace_ms = 0;
+        s->encodes_slowly = s->manifest.fragments == 1; /* or what they make would never be stale */
     }
     if (what == 2) liar->changed = CHANGED_COMES_AND_GOES;
 }
@@ -165,6 +167,15 @@ static void draw_hoarders(struct scenario *s) {
     s->every.lie = 0;
     s->guest = 0;
     s->uploads_limit = 2 * HOARDERS;
+}
+
+/* Where no merge waits for others there are as many versions as contributions: sites must be able
+ * to apply them, also with the shortest rounds that an admin sets. */
+static void let_sites_follow(struct scenario *s) {
+    uint64_t step = UINT64_MAX, parts = s->sites * s->manifest.fragments + 8;
+    if (s->site[s->sites].changed != CHANGED_FLOODS || s->manifest.merge.quorum != 1) return;
+    for (uint32_t i = 1; i <= s->sites; i++) step = MIN(step, s->site[i].step_us);
+    s->worker_us = MIN(s->worker_us, MAX(2 * step / (3 * parts), MS / 2));
 }
 
 static uint64_t draw_pace(struct world *world) {
@@ -219,6 +230,8 @@ void scenario_draw(struct scenario *s, struct world *world, uint32_t sites) {
     s->stop_at_end = world_chance(world, 0.3);
     s->follow_interval = world_chance(world, 0.7) ? 1 : (uint32_t)world_between(world, 2, 12);
     if (s->hoards) draw_hoarders(s);
+    let_sites_follow(s);
+    if (s->encodes_slowly) s->commit_us = s->apply_us = s->check_us = MS;
 }
 
 uint64_t scenario_apart_ms(const struct scenario *scenario) {

@@ -49,6 +49,7 @@ struct scenario {
     uint64_t nominal_payload; /* what sites take a missed step to cost: small ones load snapshots
                                  seldom */
     bool beats_late;          /* the interval of its settings is longer than the run's away_after */
+    bool encodes_slowly;      /* a message is made in a large part of a round */
     bool loads;               /* a site that has missed a step takes a snapshot of the run */
     bool stop_at_end;
 };

@@ -194,13 +194,22 @@ static void on_job(void *context, struct event *event) {
     work(site);
 }
 
+static uint64_t duration_us(struct simulated_site *site, const struct keeper_job *job) {
+    const struct scenario *s = site->setup.scenario;
+    uint64_t round = s->manifest.inner.inner_steps * s->site[site->setup.process].step_us;
+    uint64_t half = round / s->manifest.fragments / 2;
+    return job->kind == KEEPER_ENCODE && s->encodes_slowly
+               ? half + world_below(site->world, half)
+               : world_heavy_tail(site->world, s->worker_us);
+}
+
 static void work(struct simulated_site *site) {
     if (site->working || site->job_count == 0 ||
         process_is_doomed(site->world, site->setup.process))
         return;
     site->working = true;
-    world_post(site->world, world_heavy_tail(site->world, site->setup.scenario->worker_us),
-               site->setup.process, on_job, site, NULL);
+    world_post(site->world, duration_us(site, site->jobs[0]), site->setup.process, on_job, site,
+               NULL);
 }
 
 void site_job(struct simulated_site *site, const struct keeper_job *job) {
