@@ -123,7 +123,7 @@ def vit(directory):
     return model
 
 
-def train_and_export(kind, start, opens, base=()):
+def train_and_export(kind, start, opens, base=(), how=()):
     """A run from a checkpoint: one site has a copy of it, the other takes it from the coordinator;
     both train by jobs that attach. Then the export is opened."""
     federation = Federation(PROGRAMS, "federation", MANIFEST, create=["--from", start, *base])
@@ -138,7 +138,8 @@ def train_and_export(kind, start, opens, base=()):
                  federation.add_site("none", "--attach", *base)]
         for site in sites:
             federation.until("it listens", lambda: " attach_at " in site.text(), SECONDS)
-            jobs.append(Job(site.directory, JOB, start, kind, f"loaded-{site.name}").start())
+            jobs.append(Job(site.directory, JOB, start, kind, os.path.abspath(
+                f"loaded-{site.name}"), *how).start())
         assert "snapshot_fetching" not in sites[0].text()
         for site in sites:
             federation.until(f"{site.name} contributes: {jobs[-1].text()}",
@@ -182,6 +183,20 @@ def test_a_run_from_a_vision_transformer_trains_and_its_export_opens():
         transformers.AutoModelForImageClassification.from_pretrained(directory)
         assert os.path.exists(os.path.join(directory, "preprocessor_config.json"))
     train_and_export("vit", os.path.abspath("start"), opens)
+
+
+def test_a_gpt2_and_a_vision_transformer_train_by_transformers_trainer_with_one_callback():
+    transformers = need("transformers")
+    need("accelerate")
+    gpt2("gpt2")
+    train_and_export("lm", os.path.abspath("gpt2"),
+                     transformers.AutoModelForCausalLM.from_pretrained, how=["--trainer"])
+    for name in ("federation", "copy", "first", "last", "loaded-copy", "loaded-none"):
+        shutil.rmtree(name)
+    vit("vit")
+    train_and_export("vit", os.path.abspath("vit"),
+                     transformers.AutoModelForImageClassification.from_pretrained,
+                     how=["--trainer"])
 
 
 def test_an_adapter_trains_over_its_frozen_base_and_peft_opens_its_export():
@@ -401,6 +416,22 @@ def test_a_damaged_or_hostile_checkpoint_is_refused_and_nothing_is_half_made():
             said = create("never", "--from", "start", *more, code=1)
             assert words in said and "start" in said, (what, words, said)
             assert not os.path.exists("never"), what
+
+
+def test_a_directory_without_safetensors_is_refused_with_what_to_do():
+    os.makedirs("start")
+    said = create("never", "--from", "start", code=1)
+    assert "has neither model.safetensors nor model.safetensors.index.json" in said, said
+    write("start/pytorch_model.bin", "pickled")
+    said = create("never", "--from", "start", code=1)
+    assert "safe_serialization=True" in said and not os.path.exists("never"), said
+    said = create("never", "--from", "gone", code=1)
+    assert "gone: there is no such file or directory" in said, said
+    tensors = {f"model.layers.{i}.experts.{j}.weight": tensor(1)
+               for i in range(40) for j in range(600)}
+    checkpoint("start", tensors)
+    said = create("never", "--from", "start", code=1)
+    assert "at most 1048576 are possible" in said and not os.path.exists("never"), said
 
 
 def test_an_index_that_is_not_true_is_refused():
