@@ -407,11 +407,11 @@ TEST(the_golden_sparse_run_has_its_committed_root) {
 TEST(the_golden_dense_int8_run_has_its_committed_root) {
     golden_scenario("outer: {mode: dense, period: 3, learning_rate: 0.7}\n" GOLDEN_CLIP,
                     "cfb11df1549e0a07365c2b6cb452266d6a132b30bdc9635f89789b56ea1f7492",
-                    "47bd53eb617843a275a6c2a098904910ff8abbbd0a2ac062e7b3a6ad980ee1da");
+                    "7b728fce34f75eaf4c0ac44dfb888a531143449cf6d81bede59135dc301300c5");
 }
 TEST(the_golden_dense_fp4_run_has_its_committed_root) {
     golden_scenario("outer: {mode: dense, period: 3, learning_rate: 0.7}\ncodec.kind: "
                     "fp4\nfragments: 3\n" GOLDEN_CLIP,
                     "2c6726f8545352def731ad61b860d83ee2bc2e01f4a7560a0579d7015b14ac40",
-                    "d61b51d75422fbf709e5b838c68f28898da8cda9aecd412ccec207bfd11ec5a3");
+                    "d8ceac704f26b4cf430f9ff2ec2250c4644c7f9dee09f0363bfaf70c5261ce9b");
 }
