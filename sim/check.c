@@ -283,7 +283,7 @@ static uint32_t count_members(const struct run_state *run) {
     uint32_t count = 0;
     for (uint32_t i = 1; i <= run_state_site_count(run); i++) {
         const struct run_site *site = run_state_site(run, i);
-        count += !site->revoked && site->presence != SITE_LEFT;
+        count += !site->revoked && site->presence != SITE_LEFT && site->role != SITE_OBSERVES;
     }
     return count;
 }
