@@ -14,6 +14,7 @@
 #include "model/beside.h"
 #include "model/checkpoint_layout.h"
 #include "model/config_file.h"
+#include "model/safetensors.h"
 #include "run/run_checkpoint.h"
 #include "run/run_model.h"
 
@@ -225,17 +226,63 @@ static void take_defaults(const struct run_source *source, struct manifest *mani
         manifest->model.norm_epsilon = (double)there.norm_eps;
 }
 
+/* Whether the built-in trainer computes what a Llama's config.json says, of these tensors. INVALID
+ * says why not. */
+static enum status check_computed(const char *from, struct error *error) {
+    struct checkpoint_listing listing;
+    struct layout own = {0};
+    struct model_config config;
+    enum status status = beside_config(from, &config, error);
+    if (status == NOT_FOUND) return OK; /* known by its tensors alone */
+    if (status == OK) status = layout_init(&config, &own, error);
+    if (status != OK) return INVALID;
+    status = checkpoint_list(from, &listing, error);
+    for (uint32_t i = 0; status == OK && i < listing.count; i++) {
+        const char *name = listing.tensors[i].entry.name;
+        bool head = config.tied && strcmp(name, "lm_head.weight") == 0;
+        if (!head && !layout_find(&own, name) && !safetensors_is_derived(name))
+            status = error_set(error, INVALID, "tensor \"%s\" is not in this model", name);
+    }
+    if (status == OK) checkpoint_listing_deinit(&listing);
+    layout_deinit(&own);
+    return status;
+}
+
+/* A manifest that says what the model is asks for the built-in trainer, which must then compute
+ * that. One that does not is of whatever the checkpoint is: jobs that attach train it. */
+static bool is_foreign_llama(const struct run_source *source) {
+    struct error why = {0};
+    if (source->yaml.size == 0) return false;
+    for (size_t i = 0; i < COUNT_OF(sizes); i++)
+        if (manifest_gives(source->yaml, sizes[i].key)) return false;
+    if (check_computed(source->from, &why) != INVALID) return false;
+    log_warn("not_built_in",
+             "message=\"the built-in trainer does not compute this model (%s): sites join with "
+             "--attach, and jobs of theirs train it\"",
+             why.message);
+    return true;
+}
+
 static enum status layout_of_checkpoint(const struct run_source *source, struct manifest *manifest,
                                         struct layout *out, struct error *error) {
     bool llama = looks_built_in(source->from, manifest);
     TRY(read_config(source, manifest, &llama, error));
-    if (!llama || checkpoint_is_adapter(source->from)) {
+    if (!llama || checkpoint_is_adapter(source->from) || is_foreign_llama(source)) {
         TRY(checkpoint_layout(source->from, out, error));
         return run_checkpoint_check_tokenizer(manifest, source->from, error);
     }
     take_defaults(source, manifest);
     TRY(run_checkpoint_check(manifest, source->from, error));
     return built_in_layout(source->from, manifest, out, error);
+}
+
+/* The built-in trainer takes whatever has its tensors in its order for its model. */
+static enum status check_list(const struct run_source *source, struct manifest *manifest,
+                              struct layout *layout, struct error *error) {
+    take_defaults(source, manifest);
+    struct model_config config = run_model_config(manifest);
+    layout_recognise(layout, &config);
+    return layout->built_in ? run_checkpoint_check(manifest, source->from, error) : OK;
 }
 
 static enum status layout_of_list(const struct run_source *source, struct manifest *manifest,
@@ -249,6 +296,7 @@ static enum status layout_of_list(const struct run_source *source, struct manife
     }
     buffer_deinit(&text);
     if (status == OK && source->from) status = read_config(source, manifest, &llama, error);
+    if (status == OK && source->from) status = check_list(source, manifest, out, error);
     if (status == OK && source->from)
         status = checkpoint_freeze(source->from, &run_model_digester, out, error);
     for (uint32_t i = 0; status == OK && !source->from && i < out->other_count; i++)

@@ -99,6 +99,48 @@ def export(directory, output, *options):
     return read_tensors(output)
 
 
+def llama(directory, rows=("lm_head.weight",), **config):
+    """A small Llama's config.json and tensors, `rows` being those [vocabulary, hidden]."""
+    tensors = {"model.embed_tokens.weight": tensor(8, 4), "model.norm.weight": tensor(4),
+               **{name: tensor(8, 4, value=1 + i) for i, name in enumerate(rows)}}
+    for name, shape in (("self_attn.q_proj", (4, 4)), ("self_attn.k_proj", (2, 4)),
+                        ("self_attn.v_proj", (2, 4)), ("self_attn.o_proj", (4, 4)),
+                        ("mlp.gate_proj", (8, 4)), ("mlp.up_proj", (8, 4)),
+                        ("mlp.down_proj", (4, 8)), ("input_layernorm", (4,)),
+                        ("post_attention_layernorm", (4,))):
+        tensors[f"model.layers.0.{name}.weight"] = tensor(*shape, value=0.25)
+    return checkpoint(directory, tensors, **{
+        "model_type": "llama", "hidden_size": 4, "num_attention_heads": 2, "vocab_size": 8,
+        "num_key_value_heads": 1, "num_hidden_layers": 1, "intermediate_size": 8,
+        "max_position_embeddings": 8, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+        "tie_word_embeddings": False, **config})
+
+
+def is_built_in(directory):
+    """Whether a run's layout has the built-in trainer's order, rather than that of names."""
+    with open(os.path.join(directory, "layout")) as file:
+        text = file.read()
+    return text.index("self_attn.q_proj") < text.index("mlp.down_proj")
+
+
+def test_a_llama_that_the_built_in_trainer_does_not_compute_is_a_model_for_jobs_that_attach():
+    create("own", "--from", llama("from-own"))
+    assert is_built_in("own")
+    scaled = {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}
+    for name, changes in (("rope", scaled), ("dim", {"head_dim": 8}),
+                          ("bias", {"attention_bias": True}),
+                          ("score", {"rows": ["score.weight"]})):
+        create(name, "--from", llama("from-" + name, **changes))
+        assert not is_built_in(name)
+        assert export(name, "export-" + name) == read_tensors("from-" + name)
+    said = create("asked", "--from", "from-rope", manifest=MANIFEST + "model:\n  context: 8\n", code=1)
+    assert "rope_scaling" in said, said
+    # in the built-in trainer's order it would train that, with positions of another kind
+    said = create("listed", "--from", "from-rope", "--layout", "own/layout", code=1)
+    assert "rope_scaling" in said and not os.path.exists("listed"), said
+    create("listed", "--from", "from-own", "--layout", "own/layout")
+
+
 # ---- whole runs ---------------------------------------------------------------------------------
 def gpt2(directory, **more):
     transformers = need("transformers")
