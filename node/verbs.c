@@ -100,7 +100,9 @@ static enum status check_from(const struct settings *settings, const struct mani
     TRY(memory_try(layout->count, sizeof(float), &theta, error));
     enum status status = run_model_initialise(manifest, layout, settings->from, theta, error);
     free(theta);
-    return status == OK ? OK : error_wrap(error, status, "--from");
+    if (status == OK) return OK;
+    if (status == CORRUPT && error) error->status = INVALID; /* a file of the user's */
+    return error_wrap(error, status == CORRUPT ? INVALID : status, "--from");
 }
 
 static enum status check_data(const struct settings *settings, const struct manifest *manifest,

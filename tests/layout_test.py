@@ -133,7 +133,8 @@ def test_a_llama_that_the_built_in_trainer_does_not_compute_is_a_model_for_jobs_
         create(name, "--from", llama("from-" + name, **changes))
         assert not is_built_in(name)
         assert export(name, "export-" + name) == read_tensors("from-" + name)
-    said = create("asked", "--from", "from-rope", manifest=MANIFEST + "model:\n  context: 8\n", code=1)
+    said = create("asked", "--from", "from-rope", manifest=MANIFEST + "model:\n  context: 8\n",
+                  code=1)
     assert "rope_scaling" in said, said
     # in the built-in trainer's order it would train that, with positions of another kind
     said = create("listed", "--from", "from-rope", "--layout", "own/layout", code=1)
@@ -320,6 +321,8 @@ def test_the_same_weights_in_other_files_are_the_same_start():
         names = [line.split()[-1] for line in file.read().splitlines()[1:]]
     assert names == ["blocks.2.w", "blocks.10.w", "conv", "norm", "scale"], names
     run(CTL, "ledger", "verify", "--dir", "one", "--from", "parts")
+    said = run(CTL, "ledger", "verify", "--dir", "one", code=1)
+    assert "give it with --from" in said and "entry" not in said, said
     other = small()
     other["norm"] = tensor(4, value=2.5)
     checkpoint("other", other)
@@ -567,6 +570,7 @@ def test_a_site_checks_its_copy_and_how_it_trains_before_the_invitation_is_used(
                 (["--attach", "--from", "lora-2"], "is not the run's initial checkpoint"),
                 (["--attach", "--from", "base"], "is not in this model"),
                 (["--attach", "--from", "gone"], "gone"),
+                (["--attach", "--from", federation.path("text.txt")], "not a safetensors file"),
                 (["--attach", "--base", "other"],
                  "is not the model that the run's adapter is for")):
             said = join(*options)

@@ -40,6 +40,12 @@ static enum status initial_state(const struct ctl_settings *settings, struct aud
                            "the layout that the manifest gives is not the one that was recorded");
     }
     if (status == OK) status = model_state_init(&audit->model, &manifest, layout.count, error);
+    if (status == OK && run_model_has_root(&manifest) && !settings->source) {
+        audit->report.failed_entry = UINT64_MAX; /* nothing is wrong with it */
+        status = error_set(error, FAILED,
+                           "the run began from a checkpoint, and is replayed from there: give it "
+                           "with --from");
+    }
     if (status == OK)
         status =
             run_model_initialise(&manifest, &layout, settings->source, audit->model.theta, error);
