@@ -10,7 +10,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from attach_test import PROGRAMS, SECONDS, Job  # noqa: E402
 from federation_harness import ROOT, Federation  # noqa: E402
-from script_test import SMALL, main, need, run, text, trainer, write  # noqa: E402
+from script_test import SMALL, Skip, main, need, run, text, trainer, write  # noqa: E402
 
 CTL = os.path.join(PROGRAMS, "atollctl")
 NODE = os.path.join(PROGRAMS, "atoll-node")
@@ -162,6 +162,10 @@ def vit(directory):
                                     intermediate_size=32, image_size=16, patch_size=8)
     model = transformers.ViTForImageClassification(config)
     model.save_pretrained(directory, safe_serialization=True)
+    saved = read_tensors(directory).keys()
+    if {name for name, _ in model.named_parameters()} != saved:
+        raise Skip(f"transformers {transformers.__version__} saves a ViT's parameters under other "
+                   "names than they have in memory")
     write(os.path.join(directory, "preprocessor_config.json"), '{"size": 16}')
     return model
 
@@ -228,16 +232,19 @@ def test_a_run_from_a_vision_transformer_trains_and_its_export_opens():
     train_and_export("vit", os.path.abspath("start"), opens)
 
 
-def test_a_gpt2_and_a_vision_transformer_train_by_transformers_trainer_with_one_callback():
+def test_a_gpt2_trains_by_transformers_trainer_with_one_callback():
     transformers = need("transformers")
     need("accelerate")
-    gpt2("gpt2")
-    train_and_export("lm", os.path.abspath("gpt2"),
+    gpt2("start")
+    train_and_export("lm", os.path.abspath("start"),
                      transformers.AutoModelForCausalLM.from_pretrained, how=["--trainer"])
-    for name in ("federation", "copy", "first", "last", "loaded-copy", "loaded-none"):
-        shutil.rmtree(name)
-    vit("vit")
-    train_and_export("vit", os.path.abspath("vit"),
+
+
+def test_a_vision_transformer_trains_by_transformers_trainer_with_one_callback():
+    transformers = need("transformers")
+    need("accelerate")
+    vit("start")
+    train_and_export("vit", os.path.abspath("start"),
                      transformers.AutoModelForImageClassification.from_pretrained,
                      how=["--trainer"])
 

@@ -9,7 +9,8 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from attach_test import ROOT, Run  # noqa: E402
 from layout_test import (  # noqa: E402, F401
-    test_a_gpt2_and_a_vision_transformer_train_by_transformers_trainer_with_one_callback,
+    test_a_gpt2_trains_by_transformers_trainer_with_one_callback,
+    test_a_vision_transformer_trains_by_transformers_trainer_with_one_callback,
     test_a_run_from_a_gpt2_trains_by_jobs_that_attach_and_its_export_opens,
     test_a_run_from_a_vision_transformer_trains_and_its_export_opens,
     test_an_adapter_trains_over_its_frozen_base_and_peft_opens_its_export)
