@@ -262,6 +262,8 @@ static void check_resumed(const struct simulated_site *site, const struct node_s
     if (!run_state_has_genesis(run)) return;
     for (uint32_t f = 0; f < site->replica.fragments; f++) {
         int64_t trained = site->trained[f].round;
+        /* what the ledger has given up is due at once, with the round that has begun since */
+        if (node_state_slot(site->state, f) == SLOT_RESTORING) trained += site->trained[f].sent;
         if (!site->marks[f].progress.begun || node_state_round_steps(site->state, f) == trained)
             continue;
         world_fail(site->world, "restart",
