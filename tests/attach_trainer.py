@@ -5,8 +5,8 @@ line with n per step to FILE.
 
     attach_trainer.py FILE [--checkpoint FILE --every N] [--pause SECONDS] [--nan STEP]
 
-With RANK and WORLD_SIZE it is one of several replicas, in lockstep over a socket beside FILE. A job
-that finds its checkpoint goes on from there; one that does not has steps of its own.
+By what its launcher says of ranks it is one of several replicas, in lockstep over a socket beside
+FILE. A job that finds its checkpoint goes on from there; one that does not has steps of its own.
 """
 import argparse
 import ctypes
@@ -21,6 +21,7 @@ import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
                                 "python"))
 import atoll  # noqa: E402
+from atoll import _launch  # noqa: E402
 
 HIDDEN, LAYERS, HEADS, KV_HEADS, FFN = 32, 2, 2, 1, 64  # of tests/federation_harness.py
 
@@ -117,9 +118,8 @@ class Lockstep:
 class Job:
     def __init__(self, options):
         self.options, self.model = options, Model()
-        self.rank = int(os.environ.get("RANK", "0"))
-        self.lockstep = Lockstep(options.file + ".socket", self.rank,
-                                 int(os.environ.get("WORLD_SIZE", "1")))
+        self.rank, world = _launch.rank_and_world()
+        self.lockstep = Lockstep(options.file + ".socket", self.rank, world)
         self.log = os.open(options.file, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         self.state, self.number = None, 0
         self.restore()

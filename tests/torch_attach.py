@@ -7,6 +7,9 @@ import sys
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from attach_launch_test import (  # noqa: E402, F401
+    test_the_kubernetes_job_is_what_the_schema_says,
+    test_torchrun_starts_ranks_again_with_the_next_generation)
 from attach_test import ROOT, Run  # noqa: E402
 from layout_test import (  # noqa: E402, F401
     test_a_gpt2_trains_by_transformers_trainer_with_one_callback,
