@@ -42,8 +42,8 @@ def said():
         return file.read()[-3000:]
 
 
-def ranks_of(group):
-    """The job's processes that run TRAINER, by the launcher's session: of this test alone."""
+def ranks_of(launcher):
+    """The processes of this test's directory that run TRAINER, without what started them."""
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -52,7 +52,7 @@ def ranks_of(group):
             same = os.readlink(f"/proc/{pid}/cwd") == os.getcwd()
         except OSError:
             continue
-        if same and TRAINER.encode() in words and b"python" in words[0]:
+        if same and TRAINER.encode() in words[1:3] and int(pid) != launcher.pid:
             found.append(int(pid))
     return found
 
