@@ -266,6 +266,7 @@ static void check_resumed(const struct simulated_site *site, const struct node_s
         if (node_state_slot(site->state, f) == SLOT_RESTORING) trained += site->trained[f].sent;
         if (!site->marks[f].progress.begun || node_state_round_steps(site->state, f) == trained)
             continue;
+        if (node_state_slot(site->state, f) == SLOT_RESTORING) continue; /* dropped: due at once */
         world_fail(site->world, "restart",
                    "%s, fragment %u: a round of %lld steps goes on with %lld", site->name, f,
                    (long long)trained, (long long)node_state_round_steps(site->state, f));
