@@ -317,6 +317,8 @@ static void check_inner_steps(struct federation *f) {
     /* Sites that wait for several fragments give single steps to each other: what is measured then
      * is how long answers take. */
     if (!s->overlap && s->manifest.fragments > 1) return;
+    /* Where messages take a large part of a round, they are measured with it, beside a flood. */
+    if (s->encodes_slowly) return;
     bool all_honest = true;
     for (uint32_t i = 1; i <= f->site_count; i++) {
         all_honest &= !s->site[i].changed;
