@@ -220,6 +220,32 @@ def test_slurm_starts_a_requeued_job_with_the_next_generation():
         slurm.close()
 
 
+def test_slurm_brings_the_node_beside_the_ranks_and_the_job_is_complete_with_the_run():
+    slurm = Slurm()
+    try:
+        with Run("one", inner_steps=4) as run:
+            assert run.site.end(SECONDS) == 0  # its node runs in the job
+            given = environment(run.site)
+            done = subprocess.run(["sbatch", "--parsable", "--ntasks=2", "--mem=0", "--overcommit",
+                                   "--cpus-per-task=1", "--output=launcher.log",
+                                   os.path.join(LAUNCH, "slurm.sbatch"), TRAINER, "steps"],
+                                  env=given, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done
+            job = done.stdout.strip()
+            run.federation.until("it contributes", lambda: os.path.exists("launcher.log") and
+                                 " merged run=" in said(), SECONDS, alive=False)
+            codes = run.federation.stop_run(SECONDS)
+            assert codes["one"] == 0, codes
+            queue = lambda: slurm.call("squeue", "-h", "-j", job).strip()  # noqa: E731
+            run.federation.until("it ends", lambda: not queue(), SECONDS, alive=False)
+            state = slurm.call("scontrol", "show", "job", job)
+            assert "JobState=COMPLETED" in state, state + said()
+            assert not run.federation.audit()
+    finally:
+        slurm.call("scancel", "-u", "root")
+        slurm.close()
+
+
 def test_the_kubernetes_job_is_what_the_schema_says():
     path = os.path.join(LAUNCH, "job.yaml")
     tool = shutil.which("kubernetes-validate") or \
