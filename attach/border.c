@@ -188,6 +188,16 @@ static enum status take_state(struct rank_connection *connection, const uint8_t 
     if (connection->state->fragments > WIRE_FRAGMENTS_LIMIT)
         return error_set(error, INVALID, "rank %u stands at %u fragments", connection->hello.rank,
                          connection->state->fragments);
+    for (uint32_t i = 0; i < connection->state->fragments; i++) {
+        const struct wire_state_fragment *fragment = &connection->state->fragment[i];
+        uint64_t steps = connection->state->steps, tokens = connection->state->tokens;
+        if (fragment->steps > steps || fragment->tokens > tokens ||
+            steps - fragment->steps > UINT32_MAX)
+            return error_set(error, INVALID,
+                             "rank %u has a damaged state: step %llu, after a publication at %llu",
+                             connection->hello.rank, (unsigned long long)steps,
+                             (unsigned long long)fragment->steps);
+    }
     return OK;
 }
 

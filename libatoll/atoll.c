@@ -490,6 +490,15 @@ static size_t size_of_state(uint64_t fragments) {
 }
 _Static_assert(sizeof(struct wire_state) <= ATOLL_STATE_SIZE, "as is promised");
 
+static uint64_t sum_of_state(const struct wire_state *state) {
+    struct wire_state copy = *state;
+    uint64_t sum = UINT64_C(0xcbf29ce484222325);
+    copy.check = 0;
+    for (size_t i = 0; i < size_of_state(copy.fragments); i++)
+        sum = (sum ^ ((const uint8_t *)&copy)[i]) * UINT64_C(0x100000001b3);
+    return sum;
+}
+
 uint64_t atoll_job_steps(const atoll_site *site) {
     return site->first_steps + (site->going ? site->steps : 0);
 }
@@ -522,6 +531,7 @@ int atoll_state(atoll_site *site, void *state, size_t *size) {
     site->position.steps = atoll_job_steps(site);
     site->position.tokens = site->first_tokens + site->tokens;
     site->position.clock = site->first_clock + site->steps;
+    site->position.check = sum_of_state(&site->position);
     *size = size_of_state(site->position.fragments);
     memcpy(state, &site->position, *size);
     if (site->ended) return site->ended;
@@ -536,6 +546,9 @@ int atoll_resume(atoll_site *site, const void *state, size_t size, const atoll_s
     if (told.type != WIRE_STATE || told.fragments > WIRE_FRAGMENTS_LIMIT ||
         size != size_of_state(told.fragments))
         return complain(site, ATOLL_INVALID, "these %zu bytes are no state of atoll_state", size);
+    if (told.check != sum_of_state(&told))
+        return complain(site, ATOLL_INVALID,
+                        "this state is damaged: take an older checkpoint, or attach without one");
     site->position = told;
     int passed = site->rank == 0 && before ? before->stand : -1;
     return send_passing(site, &told, sizeof told, passed);

@@ -26,7 +26,7 @@
 #include <stdint.h>
 
 enum {
-    WIRE_BORDER_VERSION = 2,
+    WIRE_BORDER_VERSION = 3,
     WIRE_TOKEN_SIZE = 64, /* hexadecimal digits */
     WIRE_TENSOR_NAME_SIZE = 192,
     WIRE_DIMENSIONS = 8,
@@ -87,6 +87,7 @@ struct wire_state {
     uint64_t session, job; /* numbers that no other one has */
     uint64_t steps, tokens;
     uint64_t clock; /* the same step, as the node counts them */
+    uint64_t check; /* FNV-1a of the others: a checkpoint may be damaged, or cut off */
     uint8_t site[32];
     struct wire_state_fragment fragment[WIRE_FRAGMENTS_LIMIT];
 };

@@ -35,6 +35,15 @@ static inline void round_progress_step(struct round_progress *progress, uint64_t
     progress->loss_count++;
 }
 
+/* Steps that were trained before, of which only the sums are known. */
+static inline void round_progress_unsent(struct round_progress *progress, uint64_t steps,
+                                         uint64_t tokens, uint64_t base_version) {
+    if (progress->steps == 0) progress->began = base_version;
+    progress->steps += steps;
+    progress->tokens += tokens;
+    progress->round_steps += steps;
+}
+
 /* A header says tokens / fragments; what that leaves over is left to the next one. */
 static inline void round_progress_snapshot(struct round_progress *progress, uint32_t fragments) {
     uint64_t left = progress->tokens % fragments;

@@ -120,7 +120,8 @@ void stand_resume(struct stand *stand, const struct wire_state *state, int passe
     uint32_t fragments = stand->replica->fragments;
     close_views(stand);
     bool ours = state && state->fragments == fragments &&
-                memcmp(state->site, stand->header->site, STAND_SITE_SIZE) == 0;
+                memcmp(state->site, stand->header->site, STAND_SITE_SIZE) == 0 &&
+                (state->clock < clock || state->clock - clock <= UINT32_MAX);
     *plan = (struct stand_plan){.clock = clock, .lost = stand->lost};
     stand->lost = 0;
     if (ours) {

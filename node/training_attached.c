@@ -116,11 +116,9 @@ static void count_unsent(struct attached *attached, uint64_t steps, uint64_t tok
     struct training_options *options = &attached->training->options;
     tokens = MIN(tokens, steps * options->max_step_tokens);
     if (steps == 0) return;
-    for (uint64_t step = 0; step < steps; step++)
-        for (uint32_t i = 0; i < options->replica->fragments; i++)
-            round_progress_step(&options->fragment[i].progress,
-                                step == 0 ? tokens - tokens / steps * (steps - 1) : tokens / steps,
-                                (double)NAN, options->replica->base_version[i]);
+    for (uint32_t i = 0; i < options->replica->fragments; i++)
+        round_progress_unsent(&options->fragment[i].progress, steps, tokens,
+                              options->replica->base_version[i]);
     note_steps(attached, steps, tokens, (double)NAN);
 }
 

@@ -529,6 +529,26 @@ static int attach_by_hand(struct node *node, struct wire_shared **shared, size_t
 }
 
 /* All that is in the memory, the node's own fields too, before and while the session trains. */
+TEST(a_state_with_steps_that_nobody_can_have_trained_is_refused) {
+    struct node *node = node_start();
+    for (int which = 0; which < 3; which++) {
+        struct wire_shared *shared;
+        size_t size;
+        int descriptor = attach_by_hand(node, &shared, &size);
+        struct wire_state state = {.type = WIRE_STATE, .fragments = 1, .steps = 7, .tokens = 70};
+        if (which == 0) state.steps = UINT64_C(1) << 62;
+        if (which == 1) state.fragment[0].steps = 8;
+        if (which == 2) state.fragment[0].tokens = 71;
+        node->said[0] = 0;
+        tell(descriptor, &state, sizeof state);
+        poll_until(node, has_said, "damaged state");
+        munmap(shared, size);
+        close(descriptor);
+    }
+    check_still_serves(node);
+    node_stop(node);
+}
+
 TEST(a_rank_that_writes_all_over_the_memory_ends_its_own_session_at_worst) {
     struct node *node = node_start();
     for (unsigned when = 0; when < 3; when++) {

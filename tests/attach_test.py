@@ -309,6 +309,38 @@ def test_a_job_without_its_checkpoint_loads_the_newest_model_and_is_told_what_is
     assert said["kept"] == 0 and 0 < len(missing) <= said["lost"] + 1, (said, missing)
 
 
+def test_a_damaged_state_is_refused_with_a_clear_word_and_the_node_lives_on():
+    with Run(inner_steps=40, inner__dylu="false", **SUMS) as run:
+        first = exported(run, "first", "--at", "0")
+        job = run.job(TRAINER, "steps", "--checkpoint", "saved", "--every", "25")
+        run.until("it contributes", lambda: run.receipts() >= 2)
+        after_save(run, job, 5)
+        job.kill()
+        with open("saved") as file:
+            saved = json.load(file)
+        whole = bytes.fromhex(saved["state"]["state"])
+        for at in (4, 20, 31, 40, 70, len(whole) - 1, None):  # a bit of that byte; or it is cut off
+            state = bytearray(whole[:-1])
+            if at is not None:
+                state = bytearray(whole)
+                state[at] ^= 0x40
+            saved["state"]["state"] = state.hex()
+            with open("saved", "w") as file:
+                json.dump(saved, file)
+            said = len(job.text())
+            job.start()  # it tries again and again
+            run.until(f"it is refused: {at}", lambda: re.search("state is damaged|are no state",
+                                                                job.text()[said:]))
+            job.kill()
+        os.unlink("saved")
+        before = run.receipts()
+        job.start()
+        run.until("it goes on", lambda: run.receipts() >= before + 2)
+        run.end()
+        assert job.wait() == 0, job.text()
+        in_the_model(run, first)
+
+
 def kill_and_sum(kills, ranks, fragments, seed):
     """SIGKILL at random moments; then the run's model must be what it was at the start and a 1 for
     each step that was published, none of which twice."""
