@@ -132,7 +132,7 @@ static void draw_changed(struct scenario *s, struct world *world) {
     if (liar->changed == CHANGED_FLOODS && starves) { /* where no merge waits for others, either */
         s->manifest.merge.quorum = 1;
         s->manifest.merge.grace_ms = s->manifest.merge.warmup_grace_ms = 0;
-        s->encodes_slowly = s->manifest.fragments == 1; /* or what they make would never be stale */
+        s->encodes_slowly = true;
     }
     if (what == 2) liar->changed = CHANGED_COMES_AND_GOES;
 }
