@@ -221,14 +221,14 @@ enum status train_arrive(struct train *train, const struct train_event *event) {
         deliver(train, event->site, event->fragment, HEADER_BYTES, NULL, false);
         return OK;
     }
+    double norm = clip_norm(slot->norm, (uint32_t)slot->sent_steps, manifest->inner.inner_steps);
     struct train_pending *one = xcalloc(1, sizeof(*one));
     uint64_t tokens = (slot->round_tokens - slot->own_known_tokens) / train->model.fragments;
     *one = (struct train_pending){.site = event->site,
                                   .base_steps = slot->base_steps,
-                                  .clip =
-                                      clip_of(train_clip_limit(train, event->fragment), slot->norm),
+                                  .clip = clip_of(train_clip_limit(train, event->fragment), norm),
                                   .weight = weigh(train, event->fragment, event->site, tokens)};
-    clip_note(&queue->clip, event->site + 1, slot->norm, milliseconds_of(train->now));
+    clip_note(&queue->clip, event->site + 1, norm, milliseconds_of(train->now));
     if (!site_is_hostile(train, site)) note_clip(train, one->clip);
     train->result.clipped += one->clip < 1;
     site->record.clipped += one->clip < 1;

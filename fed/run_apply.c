@@ -338,7 +338,8 @@ static void push_pending(struct run_state *state, const struct contribution *c, 
         slot->capacity = slot->capacity ? slot->capacity * 2 : 4;
         slot->pending = xrealloc(slot->pending, slot->capacity * sizeof *slot->pending);
     }
-    double limit = run_state_norm_limit(state, c->fragment);
+    double limit = run_state_norm_limit(state, c->fragment),
+           norm = clip_norm(c->norm, c->inner_steps, state->inner_steps);
     weighing_note(&slot->weights, c->site, c->tokens,
                   weight_share(&state->manifest, state->sites[c->site - 1].site.name), time_ms,
                   run_active_ms(state, time_ms));
@@ -346,7 +347,7 @@ static void push_pending(struct run_state *state, const struct contribution *c, 
     *pending = (struct pending_slot){
         .pending = {.index = state->size,
                     .contribution = *c,
-                    .clip = clip_of(limit, c->norm),
+                    .clip = clip_of(limit, norm),
                     .weight = weighing_of(&slot->weights, &state->manifest, c->site, time_ms)},
         .staleness = run_state_staleness(state, c->fragment, c->base_version),
         .steps = slot->steps,
@@ -365,7 +366,8 @@ static void commit_contribution(struct run_state *state, const struct ledger_ent
     site->site.last_clip = fragment->pending[fragment->count - 1].pending.clip;
     site->site.last_age = state->version - c->began_version;
     site->site.last_weight = fragment->pending[fragment->count - 1].pending.weight;
-    clip_note(&fragment->clip, c->site, c->norm, entry->time_ms);
+    clip_note(&fragment->clip, c->site, clip_norm(c->norm, c->inner_steps, state->inner_steps),
+              entry->time_ms);
     push_record(site, &(struct sequence_record){c->sequence, state->size, digest_prefix(digest)});
     site->pending |= UINT64_C(1) << c->fragment;
     site->site.last_sequence = c->sequence;

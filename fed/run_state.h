@@ -8,11 +8,12 @@
  *
  * Scale of a part in a step, all in fp32/fp64 with explicit rounding, so that everybody computes
  * the same bits:
- *   clip    = limit / norm where norm > limit, else 1; limit = factor * median, or the manifest's
- *           bound while there is no median. The median of a fragment is over its sites, the last
- *           norm of each as it came, and moves once a step of the fragment (fed/scale.h): so the
- *           clip is known and fixed once the contribution is in the ledger, and contributions that
- *           arrive while a step is being computed do not change that step.
+ *   clip    = limit / norm where norm > limit, else 1, of norms as if of H inner steps (clip_norm);
+ *           limit = factor * median, or the manifest's bound while there is no median. The median
+ *           of a fragment is over its sites, the last norm of each as it came, and moves once a
+ *           step of the fragment (fed/scale.h): so the clip is known and fixed once the
+ *           contribution is in the ledger, and contributions that arrive while a step is being
+ *           computed do not change that step.
  *   weight  = 1, or by tokens or shares as the manifest says, within the cap of influence: at most
  *           WEIGHT_MOST (fed/weight.h); fixed when the clip is
  *   scale   = clip * (weight * s * f), rounded to fp32 towards zero, so that no norm comes out

@@ -30,6 +30,11 @@ double clip_limit(const struct clip *clip, const struct clip_rules *rules) {
     return clip->median > 0 ? rules->factor * clip->median : rules->bound;
 }
 
+double clip_norm(double norm, uint32_t steps, uint32_t inner_steps) {
+    uint32_t most = MAX(inner_steps, 1u), made = MIN(MAX(steps, 1u), most);
+    return norm * sqrt((double)most / (double)made);
+}
+
 double clip_of(double limit, double norm) {
     if (!(norm > limit)) return 1;
     MARK("norm: clipped");

@@ -42,6 +42,10 @@ struct clip_rules clip_rules_of(const struct manifest *manifest, uint32_t inner_
 void clip_deinit(struct clip *clip);
 /* The norm that longer ones are scaled down to; INFINITY: none. */
 double clip_limit(const struct clip *clip, const struct clip_rules *rules);
+/* What the norm of a contribution of so many inner steps would be with H of them: DyLU gives slower
+ * sites fewer, and a delta grows about as the root of their number. What is told beyond H counts as
+ * H, so who tells more than it did gains no more than the fastest honest site has. */
+double clip_norm(double norm, uint32_t steps, uint32_t inner_steps);
 /* What a contribution of this norm is multiplied by, in (0, 1]. */
 double clip_of(double limit, double norm);
 /* A contribution of the site, numbered from 1, came. norm: finite, not negative; of zero it leaves

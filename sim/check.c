@@ -100,6 +100,12 @@ static double norm_bound(const struct check *check, uint32_t fragment) {
     return manifest->inner.learning_rate * check->inner_steps * sqrt((double)count);
 }
 
+/* As if it had had H inner steps; never less than it is. */
+static double full_norm(const struct check *check, const struct contribution *c) {
+    double most = check->inner_steps, made = fmin(fmax(c->inner_steps, 1), most);
+    return c->norm * sqrt(most / made);
+}
+
 static double norm_limit(const struct check *check, uint32_t fragment) {
     double factor = check->scenario->manifest.admission.clip_factor,
            median = check->norms[fragment].median;
@@ -111,7 +117,7 @@ static void note_norm(struct check *check, const struct contribution *c, uint64_
     struct check_norms *norms = &check->norms[c->fragment];
     norms->count++;
     if (!(c->norm > 0)) return;
-    norms->norm[c->site] = c->norm;
+    norms->norm[c->site] = full_norm(check, c);
     norms->time_ms[c->site] = time_ms;
 }
 
@@ -193,7 +199,7 @@ static void take_contribution(struct check *check, const struct ledger_entry *en
     *record = (struct check_contribution){.site = c.site,
                                           .fragment = c.fragment,
                                           .sequence = c.sequence,
-                                          .norm = c.norm,
+                                          .norm = full_norm(check, &c),
                                           .limit = norm_limit(check, c.fragment)};
     memcpy(record->digest, digest, DIGEST_SIZE);
     check->contributed[c.site][c.fragment]++;

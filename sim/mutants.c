@@ -245,6 +245,10 @@ const struct mutant mutants[] = {
      "fed/scale.c",
      "    if (!((double)nearest > value)) return nearest;",
      "    if (!((double)nearest > value) || MUTATED(\"scale_to_nearest\")) return nearest;"},
+    {"clip_by_norm_alone", "a clip does not ask how many steps a norm is of", "fed/run_apply.c",
+     "                    .clip = clip_of(limit, norm),",
+     "                    .clip = clip_of(limit, MUTATED(\"clip_by_norm_alone\") ? c->norm : "
+     "norm),"},
     {"influence_uncapped", "a weight has no upper limit", "fed/weight.c",
      "    return fmax(fmin(weight, WEIGHT_MOST), WEIGHT_LEAST);",
      "    return MUTATED(\"influence_uncapped\") ? weight : "

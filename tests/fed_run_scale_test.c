@@ -315,3 +315,37 @@ TEST(fragments_cover_all_parameters_once_and_begin_at_chunks) {
             if (sizes[s] >= n * UINT64_C(4096)) CHECK(least > 0 && most - least < 2 * 4096);
         }
 }
+
+static void contribute_steps(struct fixture *f, uint32_t site, uint64_t base, float norm,
+                             uint32_t steps) {
+    float *delta = xcalloc(64, sizeof *delta);
+    delta[0] = norm;
+    struct bytes payload = fixture_payload_of(f, 0, delta);
+    struct contribution c = fixture_contribution(f, site, 0, base, payload);
+    c.inner_steps = steps;
+    struct ledger_entry entry = fixture_signed(f, &c, f->keys[site]);
+    fixture_append(f, &entry);
+    free(delta);
+}
+
+/* Three of them make a quarter of the steps, and half of the way. */
+TEST(a_site_that_makes_more_steps_than_the_others_is_not_clipped_for_it) {
+    struct fixture *f =
+        fixture_open("codec.kind: fp32\nouter: {mode: dense}\ninner.inner_steps: 16\n"
+                     "admission: {clip_minimum: 1, clip_factor: 1, norm_bound: 100}\n"
+                     "merge.warmup_steps: 0\n",
+                     64);
+    fixture_sites(f, 4);
+    for (uint64_t version = 0; version < 8; version += 4) {
+        for (uint32_t site = 1; site <= 4; site++) {
+            contribute_steps(f, site, version + site - 1, site == 4 ? 2 : 1, site == 4 ? 16 : 4);
+            struct ledger_entry entry = fixture_planned_step(f, 0, 1);
+            if (version > 0) CHECK_NEAR(entry.step.parts[0].scale, 1, 0);
+            fixture_step(f, 0, 1);
+        }
+    }
+    CHECK_NEAR(run_state_median_norm(f->run, 0), 2, 0);
+    contribute_steps(f, 1, 8, 4, 1600); /* what is told beyond H is not believed */
+    CHECK_NEAR(fixture_planned_step(f, 0, 1).step.parts[0].scale, 0.5, 0);
+    fixture_close(f);
+}

@@ -88,6 +88,14 @@ TEST(a_voice_counts_for_its_age_and_none_of_a_site_that_was_silenced) {
     clip_deinit(&clip);
 }
 
+TEST(norms_are_compared_as_if_all_had_as_many_steps_and_no_more_than_that_is_believed) {
+    CHECK_NEAR(clip_norm(2, 15, 60), 4, 0);
+    CHECK_NEAR(clip_norm(2, 60, 60), 2, 0);
+    CHECK_NEAR(clip_norm(2, 600, 60), 2, 0);
+    CHECK_NEAR(clip_norm(2, 0, 4), 4, 0);
+    CHECK_NEAR(clip_norm(0, 1, 4), 0, 0);
+}
+
 /* 1e-300 * 1e-300 is not a double: without a guard the contribution would be scaled by zero. */
 TEST(a_clip_that_underflows_stays_above_zero) { CHECK(clip_of(1e-300, 1e300) > 0); }
 
