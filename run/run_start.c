@@ -308,6 +308,44 @@ static enum status layout_of_list(const struct run_source *source, struct manife
     return status;
 }
 
+static bool has(const char *directory, const char *name) {
+    char *path = file_join(directory, name);
+    bool there = file_exists(path);
+    free(path);
+    return there;
+}
+
+/* Whose tensors are read must not be open to doubt, and without its settings no program would open
+ * what is exported. */
+static enum status check_kind(const char *path, struct error *error) {
+    const char *slash = strrchr(path, '/');
+    if (strcmp(slash ? slash + 1 : path, CHECKPOINT_ADAPTER) == 0)
+        return error_set(error, INVALID,
+                         "%s is the file of an adapter: name its directory, which has "
+                         "adapter_config.json as well",
+                         path);
+    if (!checkpoint_is_adapter(path)) return OK;
+    if (has(path, "model.safetensors") || has(path, CHECKPOINT_INDEX))
+        return error_set(error, INVALID,
+                         "%s holds a model and an adapter (%s): keep each in a directory of its "
+                         "own",
+                         path, CHECKPOINT_ADAPTER);
+    if (has(path, "adapter_config.json")) return OK;
+    return error_set(error, INVALID,
+                     "%s lacks adapter_config.json, without which nobody can use the adapter: save "
+                     "it with PEFT's save_pretrained",
+                     path);
+}
+
+static enum status check_kinds(const struct run_source *source, struct error *error) {
+    if (source->from) TRY(check_kind(source->from, error));
+    if (!source->base) return OK;
+    TRY(check_kind(source->base, error));
+    if (!checkpoint_is_adapter(source->base)) return OK;
+    return error_set(error, INVALID, "--base: %s is an adapter: name the model that it is for",
+                     source->base);
+}
+
 static enum status take_base(const struct run_source *source, struct manifest *manifest,
                              struct error *error) {
     static const uint8_t none[DIGEST_SIZE];
@@ -344,6 +382,7 @@ static enum status open_start(const struct run_source *source, struct manifest *
                               struct run_start *start, struct error *error) {
     uint8_t digest[DIGEST_SIZE];
     TRY(check_given(source, manifest, error));
+    TRY(check_kinds(source, error));
     if (!source->from && !source->layout)
         return run_model_layout(manifest, bytes_of(NULL, 0), &start->layout, error);
     TRY(source->layout ? layout_of_list(source, manifest, &start->layout, error)

@@ -551,6 +551,27 @@ def test_an_adapter_is_trained_alone_and_its_base_is_named_by_digest():
         assert one.read() == other.read()
 
 
+def test_an_adapter_that_could_be_something_else_is_refused():
+    adapter("lora")
+    checkpoint("base", small())
+    shutil.copytree("lora", "both")
+    shutil.copy("base/model.safetensors", "both")
+    shutil.copytree("lora", "cut")
+    cut("base", "parts", 2)
+    for name in os.listdir("parts"):
+        shutil.copy(os.path.join("parts", name), "cut")
+    shutil.copytree("lora", "alone")
+    os.remove("alone/adapter_config.json")
+    for options, words in ((["--from", "both", "--base", "base"], "holds a model and an adapter"),
+                           (["--from", "cut", "--base", "base"], "holds a model and an adapter"),
+                           (["--from", "lora", "--base", "both"], "holds a model and an adapter"),
+                           (["--from", "lora", "--base", "lora"], "is an adapter: name the model"),
+                           (["--from", "alone", "--base", "base"], "lacks adapter_config.json"),
+                           (["--from", "lora/adapter_model.safetensors"], "name its directory")):
+        said = create("never", *options, code=1)
+        assert words in said and not os.path.exists("never"), (options, said)
+
+
 # ---- sites --------------------------------------------------------------------------------------
 def test_a_site_checks_its_copy_and_how_it_trains_before_the_invitation_is_used():
     tensors = adapter("lora")
