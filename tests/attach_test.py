@@ -341,6 +341,31 @@ def test_a_damaged_state_is_refused_with_a_clear_word_and_the_node_lives_on():
         in_the_model(run, first)
 
 
+def of_another_site(state):
+    """The same state, of another site, with the sum that belongs to it."""
+    state, total = bytearray(state), 0xcbf29ce484222325
+    state[56] ^= 1
+    state[48:56] = bytes(8)
+    for byte in state:
+        total = (total ^ byte) * 0x100000001b3 % 2 ** 64
+    return bytes(state[:48]) + total.to_bytes(8, "little") + bytes(state[56:])
+
+
+def test_a_checkpoint_of_another_site_is_not_taken_and_the_job_is_told():
+    def lose(run, job):
+        after_save(run, job, 5)
+        job.kill()
+        with open("saved") as file:
+            saved = json.load(file)
+        saved["state"]["state"] = of_another_site(bytes.fromhex(saved["state"]["state"])).hex()
+        with open("saved", "w") as file:
+            json.dump(saved, file)
+        job.start()
+        run.until("it says so", lambda: "is of another run or site" in job.text())
+    _, said = one_loss(lose, "--checkpoint", "saved", "--every", "25", inner_steps=40)
+    assert said["kept"] == said["ahead"] == said["steps"] == 0, said
+
+
 def kill_and_sum(kills, ranks, fragments, seed):
     """SIGKILL at random moments; then the run's model must be what it was at the start and a 1 for
     each step that was published, none of which twice."""

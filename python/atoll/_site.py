@@ -32,7 +32,7 @@ class Site:
         self._factor = math.nan
         self.loss: Any = None  # of the last step, where the loop tells it: for the run's figures
         self._attach(bytes.fromhex(state["state"]) if state else b"")
-        self._say_resumed()
+        self._say_resumed(state)
         self._schedule()
 
     # ---- looking ----
@@ -92,7 +92,7 @@ class Site:
         once."""
         self._leave()
         self._attach(bytes.fromhex(saved["state"]))
-        self._say_resumed()
+        self._say_resumed(saved)
 
     def _state(self) -> Tuple[bytes, bool]:
         if not self._handle:
@@ -102,7 +102,11 @@ class Site:
         result = self._library.atoll_state(self._handle, state, ctypes.byref(size))
         return state.raw[:size.value], result == OK
 
-    def _say_resumed(self) -> None:
+    def _say_resumed(self, state: Optional[Dict[str, Any]]) -> None:
+        if state and state["steps"] and not self._library.atoll_job_steps(self._handle):
+            LOG.warning("the checkpoint is of another run or site, or ranks have different ones: "
+                        "the newest model was loaded, and its %d steps do not count here",
+                        state["steps"])
         if self.lost:
             LOG.warning("%d steps of before are lost: the newest model was loaded", self.lost)
         if self.ahead:
