@@ -52,7 +52,14 @@ static enum status check_name(const char *name, struct error *error) {
     for (size_t i = 0; plain && i < size; i++)
         plain = (unsigned char)name[i] >= 0x20 && name[i] != 0x7f;
     if (plain) return OK;
-    return error_set(error, INVALID, "a tensor's name has characters that a layout cannot hold");
+    char shown[LAYOUT_NAME_SIZE] = "";
+    for (size_t i = 0; i < size; i++)
+        shown[i] = (unsigned char)name[i] < 0x20 || (unsigned char)name[i] >= 0x7f ? '?' : name[i];
+    return error_set(
+        error, INVALID,
+        "tensor \"%s\": a layout's names have no control characters, no blank at an end "
+        "and no \"] \"",
+        shown);
 }
 
 static enum status count_values(const char *name, uint32_t dimensions, const uint64_t *shape,
@@ -322,6 +329,7 @@ static enum status parse_lines(struct bytes text, struct layout *layout, struct 
             return error_set(error, INVALID, "line %u is too long, or has a zero in it", number);
         memcpy(line, text.data + at, size);
         line[size] = 0;
+        if (size && line[size - 1] == '\r') line[size - 1] = 0; /* an editor's of another system */
         at += size + 1;
         if (number == 1 || line[0] == '#' || line[strspn(line, " \t\r")] == 0) continue;
         enum status status = parse_line(line, layout, error);
@@ -335,8 +343,9 @@ enum status layout_parse(struct bytes text, struct layout *out, struct error *er
     if (text.size > LAYOUT_TEXT_MAX)
         return error_set(error, INVALID, "a layout of %zu bytes; at most %d are possible",
                          text.size, LAYOUT_TEXT_MAX);
-    if (text.size < sizeof first_line - 1 ||
-        memcmp(text.data, first_line, sizeof first_line - 1) != 0)
+    size_t first = sizeof first_line - 2; /* without its end */
+    if (text.size <= first || memcmp(text.data, first_line, first) != 0 ||
+        (text.data[first] != '\n' && text.data[first] != '\r'))
         return error_set(error, INVALID, "a layout's first line is \"atoll tensors 1\"");
     enum status status = parse_lines(text, &layout, error);
     if (status == OK) status = layout_finish(&layout, error);

@@ -386,6 +386,17 @@ def test_tied_weights_under_two_names_are_one_tensor_and_come_out_under_both():
     assert 'tensor "lm_head.weight" differs from "wte.weight", which it is tied to' in said, said
 
 
+def test_a_list_with_other_line_ends_is_the_same_and_a_name_that_it_cannot_hold_is_told():
+    text = "atoll tensors 1\ntrained F32 [4, 4] w\ntrained F32 [4] bias\n"
+    create("plain", "--layout", write("plain.txt", text))
+    create("ends", "--layout", write("ends.txt", text.replace("\n", "\r\n")))
+    assert manifest_of("plain")["layout"] == manifest_of("ends")["layout"] != "none"
+    for name in ("h.0\n.w", "[x] y", " lead", "trail "):
+        checkpoint("odd", {"w": tensor(2), name: tensor(3)})
+        said = create("never", "--from", "odd", code=1)
+        assert f'tensor "{name}"'.replace("\n", "?") in said and "names have no" in said, said
+
+
 def test_a_list_says_what_is_trained_and_what_is_frozen():
     tensors = dict(small(), ids=tensor(1, 8, kind="I64"), mask=tensor(3, kind="U8"))
     checkpoint("start", tensors)
