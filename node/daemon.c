@@ -371,6 +371,7 @@ static enum status start(struct daemon *daemon, struct error *error) {
                                     .replica = &daemon->replica,
                                     .journal = daemon->journal,
                                     .payloads_from = daemon->restored.payloads_from,
+                                    .lacks_model = daemon->lacks_model,
                                     .tell = daemon_loop_post,
                                     .step_applied = on_step_applied,
                                     .compute_share = compute_share,

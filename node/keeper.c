@@ -226,6 +226,9 @@ static enum status write_checkpoint(struct keeper *keeper, struct keeper_job *jo
 }
 
 static enum keeper_outcome do_captured(struct keeper *keeper, struct keeper_job *job) {
+    if (keeper->options.lacks_model && (!keeper->loaded || keeper->loading > 0))
+        return KEEPER_LEFT_OUT;
+    keeper->options.lacks_model = false;
     job->status = write_checkpoint(keeper, job);
     /* Without it, what came before a loaded snapshot is missing here. Otherwise rounds may still
      * have room, and another checkpoint will do. */

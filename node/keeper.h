@@ -39,6 +39,9 @@ struct keeper_options {
     struct replica *replica;
     struct journal *journal;
     uint64_t payloads_from; /* as restored */
+    /* zeros stand in the place of version 0: no checkpoint has them, so that a restart lacks the
+     * model, too, until a snapshot of the run is loaded */
+    bool lacks_model;
     struct keeper_port port;
 };
 
@@ -86,7 +89,7 @@ void keeper_job_deinit(struct keeper_job *job);
 enum keeper_outcome {
     KEEPER_DONE,
     KEEPER_FULL, /* no room: once there may be (journal_resume), this job again before any other */
-    KEEPER_LEFT_OUT /* no room for a checkpoint: done without it, another capture is to come soon */
+    KEEPER_LEFT_OUT /* no room for a checkpoint, or no model yet: done without it, another capture is to come soon */
 };
 
 struct keeper *keeper_create(const struct keeper_options *options);

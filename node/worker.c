@@ -159,6 +159,7 @@ enum status worker_start(const struct worker_options *options, struct worker **o
                                     .replica = options->replica,
                                     .journal = options->journal,
                                     .payloads_from = options->payloads_from,
+                                    .lacks_model = options->lacks_model,
                                     .port = {.context = worker,
                                              .rebase = on_rebase,
                                              .capture = on_capture,

@@ -24,6 +24,7 @@ struct worker_options {
     struct journal *journal;
     struct training *training; /* set with worker_set_training */
     uint64_t payloads_from;    /* as restored */
+    bool lacks_model;          /* likewise */
     /* Any event it makes; takes nothing: copies what it keeps. */
     void (*tell)(void *context, const struct node_event *event);
     void (*step_applied)(void *context, const struct ledger_entry *step,

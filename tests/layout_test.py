@@ -689,5 +689,32 @@ def test_a_site_that_is_killed_before_the_model_has_come_asks_for_it_again():
         federation.close()
 
 
+def test_a_site_that_is_stopped_before_the_model_has_come_keeps_no_zeros_in_its_place():
+    checkpoint("start", {"w": tensor(256, 1024)})
+    federation = Federation(PROGRAMS, "federation", MANIFEST, create=["--from",
+                                                                      os.path.abspath("start")])
+    try:
+        federation.start_coordinator()
+        site = federation.add_site("none", "--attach")
+        federation.until("it asks", lambda: "model_is_fetched" in site.text(), SECONDS)
+        site.kill()
+        federation.coordinator.kill()
+        for folder in ("journal", "state", "payloads"):  # in case that it had come
+            shutil.rmtree(os.path.join(site.directory, folder), ignore_errors=True)
+        begun = site.text().count(" started ")
+        site.start()
+        federation.until("it works", lambda: site.text().count(" started ") > begun, SECONDS,
+                         alive=False)
+        assert site.end(SECONDS) == 0
+        federation.start_coordinator()
+        site.start()
+        federation.until("it is linked", lambda: site.status().get("linked"), SECONDS)
+        assert site.end(SECONDS) == 0
+        run(NODE, "export", "--dir", site.directory, "--export", "out")
+        assert read_tensors("out") == read_tensors("start")
+    finally:
+        federation.close()
+
+
 if __name__ == "__main__":
     sys.exit(main(globals()))

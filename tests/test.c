@@ -23,6 +23,7 @@ void test_register(struct test *test) {
 }
 
 void test_failed(const char *file, int line, const char *format, ...) {
+    fflush(stdout); /* or this would come in the middle of one of its lines */
     fprintf(stderr, "  %s:%d: ", file, line);
     va_list arguments;
     va_start(arguments, format);
@@ -30,7 +31,6 @@ void test_failed(const char *file, int line, const char *format, ...) {
     va_end(arguments);
     fputc('\n', stderr);
     fflush(stderr);
-    fflush(stdout);
     _exit(EXIT_TEST_FAILED);
 }
 
