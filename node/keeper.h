@@ -89,7 +89,8 @@ void keeper_job_deinit(struct keeper_job *job);
 enum keeper_outcome {
     KEEPER_DONE,
     KEEPER_FULL, /* no room: once there may be (journal_resume), this job again before any other */
-    KEEPER_LEFT_OUT /* no room for a checkpoint, or no model yet: done without it, another capture is to come soon */
+    /* no room for a checkpoint, or no model: done without it, another capture is to come soon */
+    KEEPER_LEFT_OUT
 };
 
 struct keeper *keeper_create(const struct keeper_options *options);

@@ -317,10 +317,10 @@ static void check_inner_steps(struct federation *f) {
     /* Sites that wait for several fragments give single steps to each other: what is measured then
      * is how long answers take. */
     if (!s->overlap && s->manifest.fragments > 1) return;
-    /* Where messages take a large part of a round, they are measured with it, beside a flood. */
-    if (s->encodes_slowly) return;
     bool all_honest = true;
     for (uint32_t i = 1; i <= f->site_count; i++) {
+        /* beside a flood, what is made waits for places and is refused as stale (check_flood) */
+        if (s->site[i].changed == CHANGED_FLOODS) return;
         all_honest &= !s->site[i].changed;
         if (!site_core(f->sites[i]) || s->site[i].observes) continue;
         all_honest &= federation_is_honest(f, i);
