@@ -7,9 +7,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/ending.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/random.h"
@@ -193,6 +195,24 @@ static enum status open_journal_with_room(struct daemon *daemon, struct error *e
     }
 }
 
+static void note_restored(struct daemon *daemon) {
+    char *path = site_path(daemon->site, "restored");
+    struct error error = {0};
+    daemon->is_restored =
+        daemon->settings->restored || journal_size(daemon->journal) == 0 || access(path, F_OK) == 0;
+    if (daemon->is_restored && file_write(path, bytes_of("", 0), 0600, &error) != OK)
+        log_warn("restored_not_kept", "message=\"%s\"", error.message);
+    free(path);
+}
+
+void daemon_restored_is_over(struct daemon *daemon) {
+    if (!daemon->is_restored) return;
+    char *path = site_path(daemon->site, "restored");
+    (void)!unlink(path);
+    free(path);
+    daemon->is_restored = false;
+}
+
 static enum status open_journal(struct daemon *daemon, struct error *error) {
     const struct manifest *manifest = &daemon->site->manifest;
     TRY(open_journal_with_room(daemon, error));
@@ -209,6 +229,7 @@ static enum status open_journal(struct daemon *daemon, struct error *error) {
     struct restore_input input = {.journal = daemon->journal,
                                   .replica = &daemon->replica,
                                   .port = restore_model_port(&model)};
+    note_restored(daemon);
     TRY(restore_site(&input, &daemon->restored, error));
     if (daemon->border) daemon_border_restored(daemon);
     daemon->from_initial = !daemon->restored.from_checkpoint &&
@@ -332,7 +353,7 @@ static enum status start_links(struct daemon *daemon, struct error *error) {
                                     .traffic = &daemon->traffic,
                                     .channel = daemon->channel,
                                     .instance = daemon->instance,
-                                    .restored = daemon_is_restored(daemon),
+                                    .restored = daemon->is_restored,
                                     .timeout_ms = (uint32_t)daemon->settings->timeout_ms,
                                     .payload_limit =
                                         codec_bound_of_mode(daemon->replica.codec, (size_t)largest),

@@ -50,7 +50,11 @@ struct daemon {
     struct troubles *troubles;
     atomic_int_fast64_t
         coordinator_ms; /* its wall clock less our monotonic one, as last told; 0: not yet */
-    uint64_t instance;  /* of this process: a copy of the directory has all but this */
+    /* The ledger may have contributions of ours that were not made here: a person says so, or there
+     * is nothing here that could be merged twice, as the directory was emptied. A file in the
+     * directory keeps it until one is accepted, or a restart on the way would look like a copy's. */
+    bool is_restored;
+    uint64_t instance; /* of this process: a copy of the directory has all but this */
     char device[64];
     struct cuda_backend cuda; /* no operations: the CPU does all */
     struct traffic traffic;
@@ -79,10 +83,8 @@ struct daemon {
 enum { CLOCK_APART_MS = 60000 /* beyond it it is not a delay */ };
 /* The first end counts; whether this is it. Any thread. */
 bool daemon_end(struct daemon *daemon, enum daemon_end how, const char *message);
-/* Whether the ledger may have contributions of ours that were not made here. Who has nothing at all
- * has nothing that could be merged twice: its directory was emptied, and it begins anew. Before the
- * links start. */
-bool daemon_is_restored(const struct daemon *daemon);
+/* A contribution of this directory was accepted: the ledger has no others of ours that it lacks. */
+void daemon_restored_is_over(struct daemon *daemon);
 /* Copies the event; waits for room. Any thread but rpc/'s. */
 void daemon_loop_post(void *context, const struct node_event *event);
 /* The core's first step, with what was restored; on the starting thread, before any other. */

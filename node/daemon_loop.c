@@ -13,10 +13,6 @@
 
 enum { HEARTBEAT_TIMEOUT_MS = 30000, INCLUSION_MS = 30000 };
 
-bool daemon_is_restored(const struct daemon *daemon) {
-    return daemon->settings->restored || journal_size(daemon->journal) == 0;
-}
-
 static struct daemon_message *event_message_create(const struct node_event *event) {
     struct daemon_message *message = xcalloc(1, sizeof *message);
     message->event = *event;
@@ -174,6 +170,7 @@ static void act(struct daemon *daemon, struct node_action *action) {
         break;
     case NODE_DO_RESTORE: worker_restore(daemon->worker, action->fragment, action->sequence); break;
     case NODE_DO_ACCEPTED:
+        daemon_restored_is_over(daemon);
         worker_accepted(daemon->worker, action->fragment, action->sequence, &action->head);
         break;
     case NODE_DO_ADVANCE: worker_advance(daemon->worker, action->fragment); break;
@@ -349,7 +346,7 @@ enum status daemon_loop_restore(struct daemon *daemon, struct error *error) {
                                    .payloads_from = daemon->restored.payloads_from,
                                    .last_sequence = daemon->restored.last_sequence,
                                    .lacks_model = daemon->lacks_model,
-                                   .restored = daemon_is_restored(daemon)};
+                                   .restored = daemon->is_restored};
     random_system(&options.seed, sizeof options.seed);
     daemon->timer_at = UINT64_MAX;
     daemon->state = node_state_create(&options);

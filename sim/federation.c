@@ -319,7 +319,7 @@ static void check_inner_steps(struct federation *f) {
     if (!s->overlap && s->manifest.fragments > 1) return;
     bool all_honest = true;
     for (uint32_t i = 1; i <= f->site_count; i++) {
-        /* beside a flood, what is made waits for places and is refused as stale (check_flood) */
+        /* beside a flood, moving onto its many versions takes a part of the trainer's time */
         if (s->site[i].changed == CHANGED_FLOODS) return;
         all_honest &= !s->site[i].changed;
         if (!site_core(f->sites[i]) || s->site[i].observes) continue;

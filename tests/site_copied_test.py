@@ -221,6 +221,29 @@ def a_site_that_leaves_is_waited_for_no_more_and_counts_again_when_it_comes_back
 
 
 @test
+def an_emptied_directory_that_is_killed_on_its_way_back_is_no_copy(directory):
+    federation = Federation(PROGRAMS, directory, manifest(sites=2, merge__quorum=1))
+    federation.start_coordinator()
+    one, two = [federation.add_site(name, "--throttle", "8") for name in ("one", "two")]
+    federation.until("a long ledger", lambda: len(one.receipts) >= 40 and len(two.receipts) >= 40,
+                     60 * SLOWDOWN)
+    one.kill()
+    for folder in ("journal", "payloads", "state"):
+        shutil.rmtree(os.path.join(one.directory, folder))
+    for moment in range(12):
+        begun = one.text().count(" started ")
+        one.start()
+        federation.until("it works", lambda: one.text().count(" started ") > begun, 60 * SLOWDOWN)
+        time.sleep(0.02 * moment)
+        one.kill()
+    had = len(one.receipts)
+    one.start()
+    federation.until("contributions", lambda: len(one.receipts) >= had + 2, 60 * SLOWDOWN)
+    check(not os.path.exists(os.path.join(one.directory, "restored")), "it is over then")
+    prove(federation)
+
+
+@test
 def who_joins_after_a_rule_and_a_restart_trains(directory):
     """A joiner is given the manifest as the run began with it, which its ledger must show; rules
     come to it as entries."""
