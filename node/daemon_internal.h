@@ -51,8 +51,8 @@ struct daemon {
     atomic_int_fast64_t
         coordinator_ms; /* its wall clock less our monotonic one, as last told; 0: not yet */
     /* The ledger may have contributions of ours that were not made here: a person says so, or there
-     * is nothing here that could be merged twice, as the directory was emptied. A file in the
-     * directory keeps it until one is accepted, or a restart on the way would look like a copy's. */
+     * is nothing here that could be merged twice, as the directory was emptied. A file there keeps
+     * it until one is accepted, or a restart on the way would look like a copy's. */
     bool is_restored;
     uint64_t instance; /* of this process: a copy of the directory has all but this */
     char device[64];
