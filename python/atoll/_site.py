@@ -102,7 +102,7 @@ class Site:
         result = self._library.atoll_state(self._handle, state, ctypes.byref(size))
         return state.raw[:size.value], result == OK
 
-    def _say_resumed(self, state: Optional[Dict[str, Any]]) -> None:
+    def _say_resumed(self, state: Optional[Dict[str, Any]] = None) -> None:
         if state and state["steps"] and not self._library.atoll_job_steps(self._handle):
             LOG.warning("the checkpoint is of another run or site, or ranks have different ones: "
                         "the newest model was loaded, and its %d steps do not count here",
