@@ -129,6 +129,7 @@ def test_a_script_with_a_few_added_lines_trains_beside_two_built_in_sites():
     with Run("one", "two", inner_steps=5) as run:
         job = run.job(EXAMPLE, run.federation.path("text.txt"), *SHAPE)
         run.until("its contributions are in the ledger", lambda: run.receipts() >= 6)
+        run.until("it says its loss", lambda: len(re.findall(r" loss ", job.text())) >= 2)
         run.end()
         assert job.wait() == 0, job.text()
         assert len(run.merged()) >= 5

@@ -338,7 +338,9 @@ def another_k_holds_for_messages_with_later_bases_at_running_and_restarted_sites
             check((size > 1.4 * usual) == later, f"site {site}: {size} bytes, before {usual}")
     for process in federation.sites.values():
         codes = set(re.findall(r" contribution_refused .*?code=(\w+)", process.text()))
-        equal(codes - {"duplicate", "stopped", "busy"}, set(), f"refusals of {process.name}")
+        # what two had made before it was killed may be too old when it is back
+        equal(codes - {"duplicate", "stopped", "busy", "rebase"}, set(),
+              f"refusals of {process.name}")
 
 
 @test
