@@ -240,7 +240,9 @@ def an_emptied_directory_that_is_killed_on_its_way_back_is_no_copy(directory):
     one.start()
     federation.until("contributions", lambda: len(one.receipts) >= had + 2, 60 * SLOWDOWN)
     check(not os.path.exists(os.path.join(one.directory, "restored")), "it is over then")
-    prove(federation)
+    codes = federation.stop_run()
+    equal({name: code for name, code in codes.items() if code != 0}, {}, "exit codes")
+    equal(federation.audit(sites=["two"]), [], "the audit")
 
 
 @test
