@@ -2,7 +2,7 @@
  *
  * All F32, BF16 and F16 tensors are trained, in the order of their names, where numbers count as
  * numbers: so it does not depend on how the checkpoint is cut into files, and a layer's tensors
- * stand together. Other types are refused: who wants them carried along lists them as frozen.
+ * stand together. Other types are refused, except where --layout lists them as frozen.
  *
  * Tied weights may stand in a checkpoint under two names. Two matrices with a row per token
  * (vocab_size of config.json) and the same bytes are one tensor, unless config.json says

@@ -41,7 +41,7 @@ MUST_USE enum status layout_add_frozen(struct layout *layout, const char *name, 
                                        const uint8_t digest[static 32], struct error *error);
 /* Sorts the others. INVALID: a name comes twice, or there is no tensor. */
 MUST_USE enum status layout_finish(struct layout *layout, struct error *error);
-/* Where it is the built-in trainer's of those sizes but for the types, it becomes that. */
+/* A layout that is the built-in trainer's of those sizes, except for types, becomes built in. */
 void layout_recognise(struct layout *layout, const struct model_config *config);
 
 /* Bytes of a value of a safetensors type ("F32", "I64", ...); 0: there is no such type. */

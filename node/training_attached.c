@@ -385,7 +385,7 @@ void training_attached_body(void *context) {
     struct training *training = context;
     struct attached attached = {.training = training, .border = training->options.border};
     while (look_around(&attached)) {
-        if (lacks_model(&attached)) { /* whoever attaches meanwhile waits for its welcome */
+        if (lacks_model(&attached)) { /* a job that attaches now waits to be welcomed */
             clock_sleep_ms(LEAST_WAIT_MS);
             next_request(&attached);
             continue;

@@ -667,12 +667,18 @@ def test_a_llama_in_bf16_is_trained_by_the_built_in_trainer_and_comes_out_as_it_
         federation.close()
 
 
-def test_a_site_that_is_killed_before_the_model_has_come_asks_for_it_again():
+def of_one_tensor():
+    """A run from the checkpoint `start`, and its coordinator."""
     checkpoint("start", {"w": tensor(256, 1024)})
     federation = Federation(PROGRAMS, "federation", MANIFEST, create=["--from",
                                                                       os.path.abspath("start")])
+    federation.start_coordinator()
+    return federation
+
+
+def test_a_site_that_is_killed_before_the_model_has_come_asks_for_it_again():
+    federation = of_one_tensor()
     try:
-        federation.start_coordinator()
         site = federation.add_site("none", "--attach")
         for _ in range(3):
             federation.until("it asks", lambda: "model_is_fetched" in site.text(), SECONDS)
@@ -690,11 +696,8 @@ def test_a_site_that_is_killed_before_the_model_has_come_asks_for_it_again():
 
 
 def test_a_site_that_is_stopped_before_the_model_has_come_keeps_no_zeros_in_its_place():
-    checkpoint("start", {"w": tensor(256, 1024)})
-    federation = Federation(PROGRAMS, "federation", MANIFEST, create=["--from",
-                                                                      os.path.abspath("start")])
+    federation = of_one_tensor()
     try:
-        federation.start_coordinator()
         site = federation.add_site("none", "--attach")
         federation.until("it asks", lambda: "model_is_fetched" in site.text(), SECONDS)
         site.kill()

@@ -6,6 +6,7 @@
 #include "model/export.h"
 #include "model/generate.h"
 #include "tests/model_golden.h"
+#include "tests/safetensors_write_as.h"
 
 static const struct model_config shape = {.vocabulary = 12,
                                           .hidden = 8,
@@ -34,18 +35,6 @@ static struct buffer read_file(const char *directory, const char *name) {
     CHECK_OK(file_read(path, 1 << 20, &out, &error));
     free(path);
     return out;
-}
-
-/* All tensors, in one type. */
-static enum status write_as(const char *path, const struct layout *layout, const float *values,
-                            enum tensor_dtype dtype, int64_t version, struct error *error) {
-    uint32_t *items = xcalloc(layout->tensor_count, sizeof *items);
-    for (uint32_t i = 0; i < layout->tensor_count; i++) items[i] = i;
-    const struct safetensors_part part = {
-        .items = items, .count = layout->tensor_count, .dtype = &dtype, .version = version};
-    enum status status = safetensors_write_part(path, layout, values, &part, error);
-    free(items);
-    return status;
 }
 
 TEST(sharded_and_whole_exports_come_back_as_the_same_tensors_and_bytes) {

@@ -15,6 +15,7 @@
 #include "model/export.h"
 #include "model/safetensors.h"
 #include "model/trainer.h"
+#include "tests/safetensors_write_as.h"
 #include "tests/test.h"
 
 enum { KINDS = 5 };
@@ -93,18 +94,6 @@ static struct layout make_layout(float **values) {
 
 static void all_finite(const struct layout *layout, const float *values) {
     for (uint64_t i = 0; i < layout->count; i++) CHECK(isfinite(values[i]));
-}
-
-/* All tensors, in one type. */
-static enum status write_as(const char *path, const struct layout *layout, const float *values,
-                            enum tensor_dtype dtype, int64_t version, struct error *error) {
-    uint32_t *items = xcalloc(layout->tensor_count, sizeof *items);
-    for (uint32_t i = 0; i < layout->tensor_count; i++) items[i] = i;
-    const struct safetensors_part part = {
-        .items = items, .count = layout->tensor_count, .dtype = &dtype, .version = version};
-    enum status status = safetensors_write_part(path, layout, values, &part, error);
-    free(items);
-    return status;
 }
 
 TEST_WITHIN(damaged_safetensors_are_refused_by_name, 120000) {
