@@ -213,6 +213,19 @@ static bool run_until(struct federation *f, uint64_t until) {
     return !f->world.failed;
 }
 
+static bool is_pending(const struct run_state *run, uint32_t fragment, uint64_t index) {
+    for (uint32_t at = 0; at < run_state_pending_count(run, fragment); at++)
+        if (run_state_pending(run, fragment, at)->index == index) return true;
+    return false;
+}
+
+/* No step has it, not even one on its way to the disk from a coordinator that stands still. */
+bool federation_waits(const struct federation *f, uint32_t fragment, uint64_t index) {
+    const struct run_state *ahead = coordinator_run(f->coordinator);
+    return is_pending(check_run(f->check), fragment, index) &&
+           (!ahead || is_pending(ahead, fragment, index));
+}
+
 /* Whether a step that was taken needs these bytes, as of two contributions with the same ones. */
 static bool is_merged_too(const struct federation *f, const struct disk *disk,
                           const uint8_t digest[static DIGEST_SIZE]) {
@@ -221,16 +234,12 @@ static bool is_merged_too(const struct federation *f, const struct disk *disk,
     bool found = false;
     for (uint64_t i = 0; i < run_state_size(run) && i < disk->entry_count && !found; i++) {
         struct contribution c;
-        bool waits = false;
-        if (ledger_entry_decode(buffer_bytes(&disk->entries[i]), entry, NULL) != OK ||
-            entry->kind != LEDGER_CONTRIBUTION ||
-            contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), &c,
-                                NULL) != OK ||
-            memcmp(c.payload_digest, digest, DIGEST_SIZE) != 0)
-            continue;
-        for (uint32_t at = 0; at < run_state_pending_count(run, c.fragment); at++)
-            waits |= run_state_pending(run, c.fragment, at)->index == i;
-        found = !waits && !run_state_dropped(run, i);
+        found = ledger_entry_decode(buffer_bytes(&disk->entries[i]), entry, NULL) == OK &&
+                entry->kind == LEDGER_CONTRIBUTION &&
+                contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE),
+                                    &c, NULL) == OK &&
+                memcmp(c.payload_digest, digest, DIGEST_SIZE) == 0 &&
+                !federation_waits(f, c.fragment, i) && !run_state_dropped(run, i);
     }
     free(entry);
     return found;
@@ -245,8 +254,9 @@ static void mend_disk(struct federation *f) {
     size_t count = 0;
     for (uint32_t fragment = 0; fragment < f->scenario.manifest.fragments; fragment++) {
         for (uint32_t at = 0; at < run_state_pending_count(run, fragment); at++) {
-            const uint8_t *digest =
-                run_state_pending(run, fragment, at)->contribution.payload_digest;
+            const struct run_pending *pending = run_state_pending(run, fragment, at);
+            if (!federation_waits(f, fragment, pending->index)) continue;
+            const uint8_t *digest = pending->contribution.payload_digest;
             if (disk_blob_is_whole(disk, digest) || is_merged_too(f, disk, digest)) continue;
             lost = xrealloc(lost, (count + 1) * sizeof *lost);
             memcpy(lost[count++], digest, DIGEST_SIZE);

@@ -249,7 +249,9 @@ static void flip_waiting(struct federation *f, uint32_t process) {
         uint32_t count = run_state_pending_count(run, i);
         if (count == 0) continue;
         uint32_t at = (uint32_t)world_luck_below(&f->world, count);
-        const uint8_t *digest = run_state_pending(run, i, at)->contribution.payload_digest;
+        const struct run_pending *pending = run_state_pending(run, i, at);
+        if (!federation_waits(f, i, pending->index)) return;
+        const uint8_t *digest = pending->contribution.payload_digest;
         (void)disk_flip(coordinator_disk(f->coordinator), digest);
         for (uint32_t site = 1; everywhere && site <= f->site_count; site++)
             site_flip_payload(f->sites[site], digest);

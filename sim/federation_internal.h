@@ -35,6 +35,7 @@ struct federation {
 
 bool federation_is_absent(const struct federation *f, uint32_t process);
 /* It keeps the rules, and nobody asked it to leave. */
+bool federation_waits(const struct federation *f, uint32_t fragment, uint64_t index);
 bool federation_is_honest(const struct federation *f, uint32_t process);
 void federation_start_later(struct federation *f, uint32_t process, uint64_t delay);
 /* The process is gone at once, and comes back after a while. */
