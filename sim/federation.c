@@ -213,7 +213,7 @@ static bool run_until(struct federation *f, uint64_t until) {
     return !f->world.failed;
 }
 
-static bool is_pending(const struct run_state *run, uint32_t fragment, uint64_t index) {
+static bool pends_in(const struct run_state *run, uint32_t fragment, uint64_t index) {
     for (uint32_t at = 0; at < run_state_pending_count(run, fragment); at++)
         if (run_state_pending(run, fragment, at)->index == index) return true;
     return false;
@@ -222,8 +222,8 @@ static bool is_pending(const struct run_state *run, uint32_t fragment, uint64_t 
 /* No step has it, not even one on its way to the disk from a coordinator that stands still. */
 bool federation_waits(const struct federation *f, uint32_t fragment, uint64_t index) {
     const struct run_state *ahead = coordinator_run(f->coordinator);
-    return is_pending(check_run(f->check), fragment, index) &&
-           (!ahead || is_pending(ahead, fragment, index));
+    return pends_in(check_run(f->check), fragment, index) &&
+           (!ahead || pends_in(ahead, fragment, index));
 }
 
 /* Whether a step that was taken needs these bytes, as of two contributions with the same ones. */
