@@ -7,11 +7,9 @@
 #include "coordinator/directory.h"
 #include "coordinator/disk_watch.h"
 #include "coordinator/ledger_queue.h"
-#include "crypto/digest.h"
+#include "tests/storage_sha256.h"
 #include "tests/test.h"
 
-static const struct storage_digest sha256 = {sizeof(struct digest), digest_pieces, digest_init,
-                                             digest_update, digest_final};
 static const char *const tables[] = {"ledger", "snapshots"};
 
 struct world {
@@ -50,7 +48,7 @@ static void open_store(struct world *world, size_t map_limit) {
     struct store_options options = {.directory = path,
                                     .tables = tables,
                                     .table_count = COUNT_OF(tables),
-                                    .digest = &sha256,
+                                    .digest = &storage_sha256,
                                     .map_limit = map_limit};
     options.map_size = map_limit;
     CHECK_OK(store_open(&options, &world->store, &error));

@@ -9,6 +9,7 @@
 
 #include "crypto/digest.h"
 #include "tests/malformed_client.h"
+#include "tests/storage_sha256.h"
 
 static _Atomic int64_t wall_skew_s;
 
@@ -18,13 +19,10 @@ int clock_gettime(clockid_t clock, struct timespec *out) {
     return (int)status;
 }
 
-static const struct storage_digest sha256 = {sizeof(struct digest), digest_pieces, digest_init,
-                                             digest_update, digest_final};
-
 static struct blob_store *blobs_open(const struct world *w) {
     struct blob_store *blobs = NULL;
     struct error error = {0};
-    CHECK_OK(blob_store_open(w->directory, &sha256, &blobs, &error));
+    CHECK_OK(blob_store_open(w->directory, &storage_sha256, &blobs, &error));
     return blobs;
 }
 

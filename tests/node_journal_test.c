@@ -10,6 +10,7 @@
 #include "base/memory.h"
 #include "node/journal_files.h"
 #include "node/journal_record.h"
+#include "tests/storage_sha256.h"
 #include "tests/test.h"
 
 static struct journal *open_journal(void) {
@@ -330,9 +331,7 @@ TEST(opening_sweeps_what_nothing_names) {
     char *state = file_join(test_directory(), "state");
     struct blob_store *blobs = NULL;
     struct error error = {0};
-    static const struct storage_digest sha256 = {sizeof(struct digest), digest_pieces, digest_init,
-                                                 digest_update, digest_final};
-    CHECK_OK(blob_store_open(state, &sha256, &blobs, &error));
+    CHECK_OK(blob_store_open(state, &storage_sha256, &blobs, &error));
     CHECK_OK(blob_write(blobs, text("half a checkpoint"), digest, &error));
     blob_store_close(blobs);
     free(state);

@@ -4,9 +4,9 @@
 
 #include "base/file.h"
 #include "base/memory.h"
-#include "crypto/digest.h"
 #include "node/status.h"
 #include "storage/store.h"
+#include "tests/storage_sha256.h"
 #include "tests/test.h"
 
 static const char *const text_of =
@@ -15,9 +15,6 @@ static const char *const text_of =
     " \"tokens_per_second\": 900.5, \"steps_per_second\": 3, \"slots\": [\"training\"], "
     "\"lost_ms\": {\"data\": "
     "18446744073709551615}}";
-
-static const struct storage_digest sha256 = {sizeof(struct digest), digest_pieces, digest_init,
-                                             digest_update, digest_final};
 
 static bool alive(const char *directory, uint64_t pid) {
     return pid == 77 && strcmp(directory, "site") == 0;
@@ -95,7 +92,7 @@ TEST(a_number_that_is_another_process_is_not_the_site) {
     char *journal = file_join(site, "journal");
     static const char *const tables[] = {"entries"};
     struct store_options options = {
-        .directory = journal, .tables = tables, .table_count = 1, .digest = &sha256};
+        .directory = journal, .tables = tables, .table_count = 1, .digest = &storage_sha256};
     struct store *store;
     struct error error = {0};
     CHECK(!status_is_at_work(site, (uint64_t)getpid()));

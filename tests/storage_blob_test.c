@@ -15,6 +15,7 @@
 #include "base/random.h"
 #include "crypto/digest.h"
 #include "storage/blob.h"
+#include "tests/storage_sha256.h"
 #include "tests/test.h"
 
 static int failing_code; /* what the syncs fail with; 0: they work */
@@ -27,13 +28,10 @@ int syncfs(int file) {
     return failing_code ? fail() : (int)syscall(SYS_fdatasync, file);
 } /* tests need no whole-system sync */
 
-static const struct storage_digest sha256 = {sizeof(struct digest), digest_pieces, digest_init,
-                                             digest_update, digest_final};
-
 static struct blob_store *open_store(void) {
     struct blob_store *store = NULL;
     struct error error = {0};
-    CHECK_OK(blob_store_open(test_directory(), &sha256, &store, &error));
+    CHECK_OK(blob_store_open(test_directory(), &storage_sha256, &store, &error));
     return store;
 }
 static struct bytes text_bytes(const char *text) { return bytes_of(text, strlen(text)); }
@@ -491,7 +489,7 @@ TEST(a_full_disk_is_said_with_figures_and_uploads_go_on_once_there_is_room) {
     struct blob_upload *upload = NULL;
     enum { SIZE = 1500000 };
     uint8_t digest[DIGEST_SIZE], ballast[DIGEST_SIZE], *data = junk(SIZE);
-    CHECK_OK(blob_store_open(mounted, &sha256, &store, &error));
+    CHECK_OK(blob_store_open(mounted, &storage_sha256, &store, &error));
     CHECK_OK(blob_write(store, bytes_of(data, 1000000), ballast, &error));
     CHECK_STATUS(blob_write(store, bytes_of(data, SIZE), digest, &error), FULL);
     CHECK_CONTAINS(error.message, "MiB and");

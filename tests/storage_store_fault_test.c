@@ -20,8 +20,8 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "base/random.h"
-#include "crypto/digest.h"
 #include "storage/store.h"
+#include "tests/storage_sha256.h"
 #include "tests/test.h"
 
 /* Calls to go until one fails; that one and all after it do while `lasting`. 0: never. */
@@ -62,8 +62,6 @@ ssize_t writev(int file, const struct iovec *pieces, int count) {
     return strikes(&write_fault) ? -1 : syscall(SYS_writev, file, pieces, count);
 }
 
-static const struct storage_digest sha256 = {sizeof(struct digest), digest_pieces, digest_init,
-                                             digest_update, digest_final};
 enum { LEDGER, SITES };
 static const char *const tables[] = {"ledger", "sites"};
 
@@ -79,7 +77,7 @@ static struct store_options options_of(const char *name) {
     return (struct store_options){.directory = keep(file_join(test_directory(), name)),
                                   .tables = tables,
                                   .table_count = 2,
-                                  .digest = &sha256};
+                                  .digest = &storage_sha256};
 }
 static struct store *open_with(const struct store_options *options) {
     struct store *store = NULL;

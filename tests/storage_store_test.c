@@ -8,12 +8,10 @@
 
 #include "base/file.h"
 #include "base/memory.h"
-#include "crypto/digest.h"
 #include "storage/lmdb_env.h"
+#include "tests/storage_sha256.h"
 #include "tests/test.h"
 
-static const struct storage_digest sha256 = {sizeof(struct digest), digest_pieces, digest_init,
-                                             digest_update, digest_final};
 enum { LEDGER, SITES };
 static const char *const tables[] = {"ledger", "sites"};
 
@@ -29,7 +27,7 @@ static struct store_options options_of(const char *name) {
     return (struct store_options){.directory = keep(file_join(test_directory(), name)),
                                   .tables = tables,
                                   .table_count = 2,
-                                  .digest = &sha256};
+                                  .digest = &storage_sha256};
 }
 
 static struct store *open_with(const struct store_options *options) {
