@@ -176,10 +176,11 @@ static void wrong_order(struct federation *f, uint64_t kind, uint32_t process) {
     switch (kind) {
     case 0: rule_order(&event, "inner.inner_steps", ""); break; /* none at all */
     case 1: rule_order(&event, "inner.inner_steps", "1000001"); break;
-    case 2: /* an enrolled site is not invited again, another cannot be revoked */
-        event.admin.order =
-            run && run_state_site_named(run, event.admin.name) ? ORDER_INVITE : ORDER_REVOKE;
+    case 2: { /* an enrolled site is not invited again, another cannot be revoked */
+        const struct run_site *site = run ? run_state_site_named(run, event.admin.name) : NULL;
+        event.admin.order = site && !site->revoked ? ORDER_INVITE : ORDER_REVOKE;
         break;
+    }
     case 3:
         event.admin.order = ORDER_INVITE;
         snprintf(event.admin.name, sizeof event.admin.name, "No Name");
