@@ -493,5 +493,5 @@ check:
 clean:
 	rm -rf build
 
--include $(patsubst %.o,%.d,$(SIM_CORE_OBJECTS) $(COVERED_OBJECTS) \
+-include $(patsubst %.o,%.d,$(SIM_CORE_OBJECTS) $(SIM_MUTATED_OBJECTS) $(COVERED_OBJECTS) \
              $(call objects,$(SOURCES) $(MAINS) $(TEST_SOURCES) tests/test.c $(BENCH_SOURCES)))

@@ -78,7 +78,8 @@ void presence_hear(struct coordinator_state *state, uint32_t site, struct instan
         presence->came_ms = presence->idle_ms;
         presence->has_offered = false;
         presence->offers = 0;
-        presence->offered_round_ms = presence->offered_before_ms = 0;
+        presence->offered_round_ms = 0;
+        memset(presence->offer_apart_ms, 0, sizeof presence->offer_apart_ms);
     }
     presence->heard = true;
     presence->heard_ms = now.monotonic_ms;

@@ -13,9 +13,10 @@
  * (presence). Until there are two of those, it is the time between two offers of a fragment, be
  * they refused as stale: a site that is starved by a flood has no others, and what it had made
  * before it came says nothing. Of the last two such times it is the longer one, for what was
- * refused is offered again at once, from another base, before the next round's. Until there are two
- * offers, it is the time from when the site came to its first one; until then, of a site that sends
- * heartbeats, a guess. Who only follows has no rounds.
+ * refused is offered again at once, from another base, before the next round's. Both times are of
+ * one fragment: several may be refused together. Until there are two offers, it is the time from
+ * when the site came to its first one; until then, of a site that sends heartbeats, a guess. Who
+ * only follows has no rounds.
  */
 #include <stdlib.h>
 
@@ -34,8 +35,7 @@ enum {
 static uint64_t round_ms(const struct coordinator_state *state, const struct presence *presence,
                          struct instant now) {
     if (presence->rounds > 0) return (uint64_t)(presence->steps_ms / presence->rounds);
-    if (presence->offered_round_ms > 0)
-        return MAX(presence->offered_round_ms, presence->offered_before_ms);
+    if (presence->offered_round_ms > 0) return presence->offered_round_ms;
     if (presence->has_offered) return presence->first_round_ms;
     uint64_t here_ms = presence_active_ms(state, now) - presence->came_ms;
     return presence->beats && here_ms < GUESS_HOLDS_MS ? GUESSED_ROUND_MS : 0;
@@ -102,15 +102,17 @@ void rate_note_offer(struct coordinator_state *state, const struct contribution 
         presence->has_offered = true;
         presence->first_round_ms = MIN(active_ms - presence->came_ms, (uint64_t)GUESS_HOLDS_MS);
     }
-    uint64_t bit = UINT64_C(1) << contribution->fragment;
-    if (presence->offers != 0 && contribution->sequence == presence->newest_offer) return;
-    presence->newest_offer = contribution->sequence;
-    uint64_t *offer_ms = &presence->offer_ms[contribution->fragment];
+    uint32_t fragment = contribution->fragment;
+    uint64_t bit = UINT64_C(1) << fragment;
     if (presence->offers & bit) {
-        presence->offered_before_ms =
-            presence->offered_round_ms ? presence->offered_round_ms : presence->first_round_ms;
-        presence->offered_round_ms = MIN(active_ms - *offer_ms, (uint64_t)GUESS_HOLDS_MS);
+        if (contribution->sequence == presence->newest_offer[fragment]) return; /* a new call */
+        uint64_t before_ms = presence->offer_apart_ms[fragment],
+                 apart_ms = MIN(active_ms - presence->offer_ms[fragment], (uint64_t)GUESS_HOLDS_MS);
+        presence->offered_round_ms =
+            MAX(apart_ms, before_ms > 0 ? before_ms : presence->first_round_ms);
+        presence->offer_apart_ms[fragment] = apart_ms;
     }
     presence->offers |= bit;
-    *offer_ms = active_ms;
+    presence->newest_offer[fragment] = contribution->sequence;
+    presence->offer_ms[fragment] = active_ms;
 }

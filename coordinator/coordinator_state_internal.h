@@ -95,10 +95,11 @@ struct presence { /* of site number i + 1 */
     uint64_t came_ms;
     bool has_offered; /* since it came */
     uint64_t first_round_ms;
-    /* ... of each fragment, the bits: when the newest message of it was offered first */
-    uint64_t offers, offer_ms[FRAGMENTS_LIMIT], newest_offer;
-    /* between the last two of a fragment, and the two before; 0: there were no two */
-    uint64_t offered_round_ms, offered_before_ms;
+    /* ... of each fragment, the bits: its newest message, when that was offered first, and how long
+       after the one before; 0: there was none */
+    uint64_t offers, newest_offer[FRAGMENTS_LIMIT], offer_ms[FRAGMENTS_LIMIT],
+        offer_apart_ms[FRAGMENTS_LIMIT];
+    uint64_t offered_round_ms;             /* what the offers say of a round; 0: nothing yet */
     uint64_t offered_first_ms;             /* of its newest contribution */
     uint64_t accepted;                     /* bit f: a contribution of that fragment was, and ... */
     uint64_t accepted_ms[FRAGMENTS_LIMIT]; /* ... counts as of then */

@@ -546,14 +546,21 @@ static bool may_be_counted(const struct federation *f, uint32_t process) {
     return site && !site->revoked;
 }
 
-/* Contributions of fragment 0 since `before`: of the upper of two middle honest sites. */
-static uint32_t usual_count(const struct federation *f, const uint32_t *before) {
+/* Contributions of a fragment by each site. */
+static void count_contributed(const struct federation *f, uint32_t fragment, uint32_t *out) {
+    for (uint32_t i = 1; i <= f->site_count; i++)
+        out[i] = check_contributed(f->check, site_number(f->sites[i]), fragment);
+}
+
+/* Those since `before`: of the upper of two middle honest sites. */
+static uint32_t usual_count(const struct federation *f, const uint32_t *before,
+                            const uint32_t *now) {
     uint32_t counts[PROCESS_LIMIT], count = 0;
     for (uint32_t i = 1; i <= f->site_count; i++) {
         if (!federation_is_honest(f, i) || !may_be_counted(f, i) || !site_core(f->sites[i]) ||
             f->scenario.site[i].observes)
             continue;
-        counts[count++] = check_contributed(f->check, site_number(f->sites[i]), 0) - before[i];
+        counts[count++] = now[i] - before[i];
     }
     qsort(counts, count, sizeof counts[0], by_count);
     return count ? counts[count / 2] : UINT32_MAX;
@@ -563,20 +570,22 @@ static uint32_t usual_count(const struct federation *f, const uint32_t *before) 
 static void check_flood(struct federation *f, uint32_t process) {
     const struct scenario *s = &f->scenario;
     uint64_t slowest = 0;
-    uint32_t before[PROCESS_LIMIT], number = site_number(f->sites[process]);
+    uint32_t before[FRAGMENTS_LIMIT][PROCESS_LIMIT], now[PROCESS_LIMIT];
     for (uint32_t i = 1; i <= f->site_count; i++) slowest = MAX(slowest, s->site[i].step_us);
     uint64_t round = run_state_inner_steps(check_run(f->check)) * slowest;
     while (s->encodes_slowly && !f->measures_anew)
         if (!run_until(f, f->world.now + round)) return;
     if (!run_until(f, f->world.now + 4 * round)) return;
-    for (uint32_t i = 1; i <= f->site_count; i++)
-        before[i] = check_contributed(f->check, site_number(f->sites[i]), 0);
+    for (uint32_t i = 0; i < s->manifest.fragments; i++) count_contributed(f, i, before[i]);
     if (!run_until(f, f->world.now + 8 * round)) return;
-    uint32_t usual = usual_count(f, before),
-             made = check_contributed(f->check, number, 0) - before[process];
-    if (usual != UINT32_MAX && made > 16 * (usual + 1))
-        world_fail(&f->world, "rate", "%s has %u contributions where others have %u",
-                   site_name(f->sites[process]), made, usual);
+    for (uint32_t i = 0; i < s->manifest.fragments; i++) {
+        count_contributed(f, i, now);
+        uint32_t usual = usual_count(f, before[i], now), made = now[process] - before[i][process];
+        if (usual != UINT32_MAX && made > 16 * (usual + 1))
+            world_fail(&f->world, "rate",
+                       "%s has %u contributions of fragment %u where others have %u",
+                       site_name(f->sites[process]), made, i, usual);
+    }
 }
 
 /* The ledger has at once as many entries of coming and going as it may, and then one at a time. */

@@ -172,7 +172,7 @@ static void draw_hoarders(struct scenario *s) {
 /* Where no merge waits for others there are as many versions as contributions: sites must be able
  * to apply them, also with the shortest rounds that an admin sets. */
 static void let_sites_follow(struct scenario *s) {
-    uint64_t step = UINT64_MAX, parts = s->sites * s->manifest.fragments + 8;
+    uint64_t step = UINT64_MAX, parts = (s->sites + 8) * s->manifest.fragments;
     if (s->site[s->sites].changed != CHANGED_FLOODS || s->manifest.merge.quorum != 1) return;
     for (uint32_t i = 1; i <= s->sites; i++) step = MIN(step, s->site[i].step_us);
     s->worker_us = MIN(s->worker_us, MAX(2 * step / (3 * parts), MS / 2));

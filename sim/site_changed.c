@@ -62,7 +62,6 @@ static void on_turn(void *context, struct event *event) {
     uint32_t fragments = site->setup.scenario->manifest.fragments;
     (void)event;
     switch (site->setup.scenario->site[site->setup.process].changed) {
-    case CHANGED_FLOODS: submit(site, 0); break;
     case CHANGED_COMES_AND_GOES: beat(site); break;
     default:
         for (uint32_t i = 0; i < fragments; i++) submit(site, i);

@@ -443,16 +443,16 @@ TEST(without_dylu_everybody_does_the_same) {
 
 /* ---- how often ------------------------------------------------------------------------------- */
 
-/* Tries every 10 ms for so long, while the sites before `others` are there; how often it was let
- * in. */
+/* Tries every 10 ms for so long, each fragment in turn, while the sites before `others` are there;
+ * how often it was let in. */
 static uint32_t flood(struct shell *s, uint32_t site, uint32_t others, uint32_t ms) {
-    uint32_t made = 0;
+    uint32_t made = 0, fragments = run_state_manifest(s->f->run)->fragments;
     for (uint32_t at = 0; at < ms; at += 10) {
         for (uint32_t other = 1; other < others && at % 1000 == 0; other++)
             shell_heartbeat(s, other);
         shell_wait(s, 10);
-        struct contribution c =
-            fixture_contribution(s->f, site, 0, run_state_version(s->f->run), s->payload);
+        struct contribution c = fixture_contribution(s->f, site, at / 10 % fragments,
+                                                     run_state_version(s->f->run), s->payload);
         c.signed_at_ms = s->now.wall_ms;
         c.inner_steps = 1000; /* whatever it says */
         struct ledger_entry header = fixture_signed(s->f, &c, s->f->keys[site]);
@@ -558,6 +558,59 @@ TEST(who_offers_again_at_once_what_was_refused_as_stale_says_how_long_a_round_is
         made = flood(s, 3, 3, 8000);
     }
     CHECK(made >= 7 && made <= 9);
+    shell_close(s);
+}
+
+static void offer_stale_of(struct shell *s, uint32_t site, uint32_t fragment, uint64_t number,
+                           bool is_refused) {
+    struct contribution c = fixture_contribution(s->f, site, fragment, 0, s->payload);
+    c.sequence += number;
+    c.signed_at_ms = s->now.wall_ms;
+    struct ledger_entry header = fixture_signed(s->f, &c, s->f->keys[site]);
+    uint64_t call = shell_submit(s, site, &header);
+    if (is_refused)
+        EXPECT_REFUSAL(s, call, REFUSED_REBASE);
+    else
+        CHECK(shell_find(s, DO_ADMIT));
+}
+
+/* Both fragments are refused together, and both come again at once. */
+TEST(of_several_fragments_what_is_offered_again_at_once_is_no_round) {
+    struct shell *s = shell_open("fragments: 2\n" FLOODED, 3);
+    for (uint32_t site = 1; site <= 3; site++) shell_heartbeat(s, site);
+    CHECK(flood(s, 3, 3, 40000) > 34);
+    uint64_t number = 0;
+    uint32_t made = 0;
+    for (int round = 0; round < 3; round++) {
+        for (int again = 0; again < 2; again++) {
+            for (uint32_t fragment = 0; fragment < 2; fragment++, number++)
+                for (uint32_t site = 1; site <= 2; site++)
+                    offer_stale_of(s, site, fragment, number, true);
+            shell_wait(s, 20);
+        }
+        made = flood(s, 3, 3, 8000);
+    }
+    CHECK(made >= 14 && made <= 18); /* of both fragments */
+    shell_close(s);
+}
+
+/* A message that comes again over a new call is not a new one, whatever came in between. */
+TEST(of_several_fragments_the_same_messages_over_new_calls_are_no_rounds) {
+    struct shell *s = shell_open("fragments: 2\n" FLOODED, 3);
+    for (uint32_t site = 1; site <= 3; site++) shell_heartbeat(s, site);
+    CHECK(flood(s, 3, 3, 40000) > 34);
+    uint64_t number = 0;
+    uint32_t made = 0;
+    for (int round = 0; round < 3; round++, number += 2) {
+        for (int again = 0; again < 3; again++) {
+            for (uint32_t fragment = 0; fragment < 2; fragment++)
+                for (uint32_t site = 1; site <= 2; site++)
+                    offer_stale_of(s, site, fragment, number + fragment, true);
+            shell_wait(s, 20);
+        }
+        made = flood(s, 3, 3, 8000);
+    }
+    CHECK(made >= 14 && made <= 18); /* of both fragments */
     shell_close(s);
 }
 
