@@ -9,7 +9,8 @@
  *
  * `kept` is the part of the delta's energy that is at the coordinates sent; `lost there` the part
  * of that which quantisation takes away until error feedback sends it. Times are the best of three,
- * one thread, without (encode) and with (feedback) e.
+ * one thread: encode without and with error feedback, decode to memory, and the walk that checks a
+ * message and finds its norm.
  */
 #include <math.h>
 #include <stdio.h>
@@ -51,7 +52,7 @@ static enum status measure(enum codec codec, int kind, const float *x, float *e,
                            size_t count, struct error *error) {
     struct codec_encoder *encoder = NULL;
     struct buffer message = {0};
-    double encode = INFINITY, feedback = INFINITY, decode = INFINITY;
+    double encode = INFINITY, feedback = INFINITY, decode = INFINITY, walk = INFINITY, squared;
     enum status status = codec_encoder_create(codec, count, &encoder, error);
     for (int round = 0; status == OK && round < ROUNDS; round++) {
         memset(e, 0, count * sizeof *e);
@@ -66,6 +67,10 @@ static enum status measure(enum codec codec, int kind, const float *x, float *e,
         start = clock_monotonic_ns();
         if (status == OK) status = codec_decode(codec, buffer_bytes(&message), count, out, error);
         decode = best(decode, start);
+        start = clock_monotonic_ns();
+        if (status == OK)
+            status = codec_norm_squared(codec, buffer_bytes(&message), count, &squared, error);
+        walk = best(walk, start);
     }
     if (status == OK) {
         double total = 0, kept = 0, lost = 0, n = (double)count;
@@ -74,9 +79,9 @@ static enum status measure(enum codec codec, int kind, const float *x, float *e,
             total += value * value;
             if (out[i] != 0) kept += value * value, lost += off * off;
         }
-        printf("%-9s %-8s %8.4f %8.4f %11.2e %9.2f %9.2f %9.2f\n", codec_name(codec), kinds[kind],
-               8 * (double)message.size / n, kept / total, lost / kept, encode / n, feedback / n,
-               decode / n);
+        printf("%-9s %-8s %8.4f %8.4f %11.2e %9.2f %9.2f %9.2f %9.2f\n", codec_name(codec),
+               kinds[kind], 8 * (double)message.size / n, kept / total, lost / kept, encode / n,
+               feedback / n, decode / n, walk / n);
     }
     buffer_deinit(&message);
     codec_encoder_destroy(encoder);
@@ -93,8 +98,9 @@ int main(int argc, char **argv) {
     enum status status = OK;
     float *x = xcalloc(count, sizeof *x), *e = xcalloc(count, sizeof *e),
           *out = xcalloc(count, sizeof *out);
-    printf("%zu elements; times in ns an element\n%-9s %-8s %8s %8s %11s %9s %9s %9s\n", count,
-           "codec", "deltas", "bits", "kept", "lost there", "encode", "feedback", "decode");
+    printf("%zu elements; times in ns an element\n%-9s %-8s %8s %8s %11s %9s %9s %9s %9s\n", count,
+           "codec", "deltas", "bits", "kept", "lost there", "encode", "feedback", "decode",
+           "check");
     for (int kind = 0; status == OK && kind < KINDS; kind++) {
         fill(x, count, kind);
         for (int codec = CODEC_FP32; status == OK && codec <= CODEC_TOPK2_128; codec++) {

@@ -56,6 +56,17 @@ struct bit_reader {
 };
 
 static inline void bits_refill(struct bit_reader *reader) {
+    if (reader->count <= 56 && reader->size - reader->at >= 8) { /* eight bytes at once */
+        const uint8_t *from = reader->data + reader->at;
+        uint64_t word = 0;
+        for (unsigned byte = 0; byte < 8; byte++) word |= (uint64_t)from[byte] << 8 * byte;
+        unsigned bytes = (64 - reader->count) / 8;
+        reader->held |= word << reader->count;
+        reader->count += 8 * bytes;
+        reader->at += bytes;
+        if (reader->count < 64) reader->held &= (1ull << reader->count) - 1;
+        return;
+    }
     while (reader->count <= 56 && reader->at < reader->size) {
         reader->held |= (uint64_t)reader->data[reader->at++] << reader->count;
         reader->count += 8;
@@ -98,6 +109,23 @@ static inline uint32_t bits_get_unary(struct bit_reader *reader, uint32_t limit)
         return 0;
     }
     return zeroes;
+}
+
+/* A number in unary, as bits_get_unary, and the `count` bits after it, count <= 32. */
+static inline uint32_t bits_get_rice(struct bit_reader *reader, uint32_t limit, unsigned count,
+                                     uint32_t *rest) {
+    if (reader->count < 48) bits_refill(reader);
+    unsigned run = reader->held != 0 ? (unsigned)__builtin_ctzll(reader->held) : 64;
+    if (run + 1 + count > reader->count || run > limit) { /* long, or at the end */
+        uint32_t zeroes = bits_get_unary(reader, limit);
+        *rest = bits_get(reader, count);
+        return zeroes;
+    }
+    uint64_t after = reader->held >> run >> 1; /* in two steps: run may be 63 */
+    *rest = (uint32_t)(after & ((1ull << count) - 1));
+    reader->held = after >> count;
+    reader->count -= run + 1 + count;
+    return run;
 }
 
 /* True if all has been read except fewer than eight padding bits, and those are zero. */

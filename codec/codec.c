@@ -301,9 +301,10 @@ _Static_assert((int)CODEC_CHUNK == (int)ELEMENTWISE_BLOCK,
                "a chunk is a block of the reduction tree");
 
 static void use_norm(void *context, const struct piece *piece) {
-    float dense[CODEC_CHUNK];
-    spread(piece, dense);
-    *(double *)context += elementwise_norm_squared(dense, piece->size);
+    *(double *)context +=
+        piece->sent == piece->size
+            ? elementwise_norm_squared(piece->value, piece->size)
+            : elementwise_norm_squared_at(piece->index, piece->value, piece->sent);
 }
 
 enum status codec_norm_squared(enum codec codec, struct bytes message, size_t count, double *out,

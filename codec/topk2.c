@@ -82,11 +82,11 @@ size_t topk2_payload_bound(enum codec codec, size_t count) {
 
 /* --- what encoder and decoder both work out --- */
 
-static size_t rice_cost(const uint16_t *index, size_t sent, unsigned rice) {
-    size_t cost = sent * (1 + rice);
-    for (size_t j = 0; j < sent; j++)
-        cost += (size_t)(index[j] - (j > 0 ? index[j - 1] + 1 : 0)) >> rice;
-    return cost;
+/* Gaps of a chunk add up to less than 4096, so 16 bits hold their sum. */
+static size_t rice_cost(const uint16_t *gap, size_t sent, unsigned rice) {
+    uint16_t zeroes = 0;
+    for (size_t j = 0; j < sent; j++) zeroes = (uint16_t)(zeroes + (gap[j] >> rice));
+    return sent * (1 + rice) + zeroes;
 }
 
 struct form {
@@ -94,29 +94,35 @@ struct form {
     unsigned rice;
 };
 
-static struct form best_form(struct shape shape, const uint16_t *index, size_t sent, size_t keep) {
-    struct form best = {false, 0};
-    size_t least = rice_cost(index, sent, 0);
-    for (unsigned rice = 1; rice <= RICE_MAX && sent > 0; rice++) {
-        size_t cost = rice_cost(index, sent, rice);
-        if (cost < least) least = cost, best.rice = rice;
-    }
-    if (sent == keep &&
-        rice_cost(index, sent, shape.usual_rice) <= RICE_BITS + shape.sent_bits + least) {
-        best = (struct form){true, shape.usual_rice};
-    }
-    return best;
+/* From one parameter to the next a gap loses half of its zeroes, rounded up: less each time. So the
+ * cost is convex in the parameter, and a walk downhill from anywhere ends at the cheapest. */
+static struct form best_form(struct shape shape, const uint16_t *gap, size_t sent, size_t keep) {
+    if (sent == 0) return (struct form){false, 0};
+    unsigned rice = shape.usual_rice;
+    size_t usual = rice_cost(gap, sent, rice), least = usual, cost;
+    while (rice > 0 && (cost = rice_cost(gap, sent, rice - 1)) <= least) least = cost, rice--;
+    while (rice < RICE_MAX && (cost = rice_cost(gap, sent, rice + 1)) < least) least = cost, rice++;
+    if (sent == keep && usual <= RICE_BITS + shape.sent_bits + least)
+        return (struct form){true, shape.usual_rice};
+    return (struct form){false, rice};
 }
 
-/* Adds what a chunk's runs would cost with each parameter. */
+/* Adds what a run would cost with each parameter. */
+static void add_run_cost(size_t run, uint64_t *cost) {
+    for (unsigned rice = 0; rice <= RUN_RICE_MAX; rice++) cost[rice] += 1 + rice + (run >> rice);
+}
+
 static void add_run_costs(const uint8_t *code, size_t sent, uint64_t *cost) {
     size_t run = 0;
-    for (size_t j = 0; j <= sent && sent > 0; j++, run++) {
-        if (j < sent && !(code[j] & 1)) continue;
-        for (unsigned rice = 0; rice <= RUN_RICE_MAX; rice++)
-            cost[rice] += 1 + rice + (run >> rice);
-        run = SIZE_MAX; /* so that the loop's increment makes it 0 */
+    for (size_t j = 0; j < sent; j++) {
+        if (!(code[j] & 1)) {
+            run++;
+            continue;
+        }
+        add_run_cost(run, cost);
+        run = 0;
     }
+    if (sent > 0) add_run_cost(run, cost);
 }
 
 static unsigned cheapest(const uint64_t *cost) {
@@ -304,16 +310,13 @@ static void put_head(struct bit_writer *bits, struct shape shape, struct form fo
 
 /* Writes a chunk's elements and takes what they will be decoded to from its part of e. */
 static void put_elements(struct bit_writer *bits, const struct quantiser *quantiser, unsigned rice,
-                         const struct chunk *chunk, const uint16_t *index, const uint8_t *code,
-                         float *e) {
+                         const struct chunk *chunk, const uint16_t *index, const uint16_t *gap,
+                         const uint8_t *code, float *e) {
     float scale = power_of_two(chunk->shift);
-    uint32_t next = 0;
     for (size_t j = 0; j < chunk->sent; j++) {
-        uint32_t gap = index[j] - next;
-        bits_put_unary(bits, gap >> rice);
-        bits_put(bits, (gap & ((1u << rice) - 1)) | (uint32_t)code[j] >> 1 << rice, rice + 1);
+        bits_put_unary(bits, (uint32_t)gap[j] >> rice);
+        bits_put(bits, (gap[j] & ((1u << rice) - 1)) | (uint32_t)code[j] >> 1 << rice, rice + 1);
         if (e) e[index[j]] = e[index[j]] - float_of(quantiser->table[code[j]]) * scale;
-        next = index[j] + 1u;
     }
 }
 
@@ -349,14 +352,17 @@ size_t topk2_finish(struct topk2_encoder *encoder, uint8_t *payload, float *e) {
     for (size_t c = 0; c < chunks; c++) {
         const struct chunk *chunk = &encoder->chunk[c];
         size_t first = c * CODEC_CHUNK, size = MIN((size_t)CODEC_CHUNK, encoder->count - first);
+        uint16_t gap[KEEP_MAX];
+        for (size_t j = 0; j < chunk->sent; j++)
+            gap[j] = (uint16_t)(index[j] - (j > 0 ? index[j - 1] + 1 : 0));
         struct form form =
-            best_form(encoder->shape, index, chunk->sent, keep_of(encoder->shape, size));
+            best_form(encoder->shape, gap, chunk->sent, keep_of(encoder->shape, size));
         put_head(&bits, encoder->shape, form, chunk->sent);
         if (chunk->sent == 0) continue;
         if (shift_known) put_shift(&bits, chunk->shift - shift);
         shift = chunk->shift;
         shift_known = true;
-        put_elements(&bits, &quantiser, form.rice, chunk, index, code, e ? e + first : NULL);
+        put_elements(&bits, &quantiser, form.rice, chunk, index, gap, code, e ? e + first : NULL);
         put_runs(&bits, quantiser.run_rice, code, chunk->sent);
         index += chunk->sent;
         code += chunk->sent;
@@ -435,16 +441,17 @@ static enum status get_shift(struct cursor *cursor, struct error *error) {
 }
 
 static enum status get_elements(struct cursor *cursor, unsigned rice, size_t sent,
-                                struct piece *out, uint8_t *code, struct error *error) {
+                                struct piece *out, uint16_t *gaps, uint8_t *code,
+                                struct error *error) {
     uint32_t next = 0, size = (uint32_t)out->size;
     for (size_t j = 0; j < sent; j++) {
-        uint32_t gap = bits_get_unary(&cursor->bits, size >> rice) << rice;
-        uint32_t rest = bits_get(&cursor->bits, rice + 1);
+        uint32_t rest, gap = bits_get_rice(&cursor->bits, size >> rice, rice + 1, &rest) << rice;
         gap |= rest & ((1u << rice) - 1);
         if (cursor->bits.failed)
             return chunk_invalid(cursor, "truncated, or a gap is longer than the chunk", error);
         if (gap >= size - next) return chunk_invalid(cursor, "an index is beyond its end", error);
         out->index[j] = (uint16_t)(next + gap);
+        gaps[j] = (uint16_t)gap;
         code[j] = (uint8_t)(rest >> rice << 1);
         next += gap + 1;
     }
@@ -455,10 +462,11 @@ static enum status get_runs(struct cursor *cursor, size_t sent, uint8_t *code,
                             struct error *error) {
     unsigned rice = cursor->run_rice;
     for (size_t at = 0;; at++) {
-        size_t run = (size_t)bits_get_unary(&cursor->bits, KEEP_MAX) << rice;
-        run |= bits_get(&cursor->bits, rice);
+        uint32_t rest;
+        size_t run = (size_t)bits_get_rice(&cursor->bits, KEEP_MAX, rice, &rest) << rice | rest;
         if (cursor->bits.failed || run > sent - at)
             return chunk_invalid(cursor, "truncated, or a run is too long", error);
+        add_run_cost(run, cursor->run_cost);
         at += run;
         if (at == sent) return OK;
         code[at] |= 1;
@@ -468,22 +476,23 @@ static enum status get_runs(struct cursor *cursor, size_t sent, uint8_t *code,
 enum status topk2_next(struct cursor *cursor, struct piece *out, struct error *error) {
     struct shape shape = shape_of(cursor->codec);
     struct form form;
+    uint16_t gap[KEEP_MAX];
     uint8_t code[KEEP_MAX];
     size_t keep = keep_of(shape, out->size), sent;
     out->sent = 0;
     TRY(get_head(cursor, shape, keep, &form, &sent, error));
     if (sent > 0) {
         TRY(get_shift(cursor, error));
-        TRY(get_elements(cursor, form.rice, sent, out, code, error));
+        TRY(get_elements(cursor, form.rice, sent, out, gap, code, error));
         TRY(get_runs(cursor, sent, code, error));
     }
-    struct form best = best_form(shape, out->index, sent, keep);
+    struct form best = best_form(shape, gap, sent, keep);
     if (best.usual != form.usual || best.rice != form.rice)
         return chunk_invalid(cursor, "is not in its shortest form", error);
-    add_run_costs(code, sent, cursor->run_cost);
-    float scale = power_of_two(cursor->shift);
+    float scale = power_of_two(cursor->shift), value[TABLE_COUNT];
+    for (unsigned at = 0; at < TABLE_COUNT; at++) value[at] = float_of(cursor->table[at]) * scale;
     for (size_t j = 0; j < sent; j++) {
-        out->value[j] = float_of(cursor->table[code[j]]) * scale;
+        out->value[j] = value[code[j]];
         cursor->codes_used |= 1u << code[j];
     }
     out->sent = sent;

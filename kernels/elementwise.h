@@ -74,5 +74,8 @@ bool elementwise_is_finite(const float *a, size_t count); /* no NaN, no infinity
  * block 1) + block 2) + … whichever thread computed each. Finite for all finite inputs. */
 enum { ELEMENTWISE_BLOCK = 4096, ELEMENTWISE_LANES = 16 };
 double elementwise_norm_squared(const float *a, size_t count);
+/* The same, the same bits, of one block that has value[j] at index[j] and zeroes elsewhere: index
+ * increasing, below ELEMENTWISE_BLOCK; both are [count]. */
+double elementwise_norm_squared_at(const uint16_t *index, const float *value, size_t count);
 
 #endif

@@ -140,6 +140,26 @@ TEST(the_norm_is_summed_in_the_documented_tree) {
     CHECK(elementwise_norm_squared(huge, 0) == 0);
 }
 
+TEST(a_sparse_blocks_norm_has_the_dense_ones_bits) {
+    float *x = randoms(ELEMENTWISE_BLOCK, 7), *dense = xcalloc(ELEMENTWISE_BLOCK, sizeof *dense);
+    float value[ELEMENTWISE_BLOCK];
+    uint16_t index[ELEMENTWISE_BLOCK];
+    static const unsigned every[] = {1, 2, 3, 16, 31, 64, 4096};
+    for (size_t e = 0; e < COUNT_OF(every); e++) {
+        size_t sent = 0;
+        memset(dense, 0, ELEMENTWISE_BLOCK * sizeof *dense);
+        for (unsigned i = every[e] - 1; i < ELEMENTWISE_BLOCK; i += every[e]) {
+            index[sent] = (uint16_t)i;
+            value[sent++] = dense[i] = i % 5 == 0 ? -0.0f : x[i];
+        }
+        CHECK(sent > 0);
+        CHECK(elementwise_norm_squared_at(index, value, sent) ==
+              elementwise_norm_squared(dense, ELEMENTWISE_BLOCK));
+    }
+    CHECK(elementwise_norm_squared_at(index, value, 0) == 0);
+    free(x), free(dense);
+}
+
 /* The constant was written by gcc at -O0 on x86-64; every other build must arrive at it. */
 TEST(results_have_the_same_bits_everywhere) {
     enum { COUNT = 50021 };

@@ -81,6 +81,13 @@ bool elementwise_is_finite(const float *a, size_t count) {
     return bad == 0;
 }
 
+static double fold(double *lane) {
+    for (size_t width = ELEMENTWISE_LANES / 2; width > 0; width /= 2) {
+        for (size_t j = 0; j < width; j++) lane[j] += lane[j + width];
+    }
+    return lane[0];
+}
+
 static double block_norm_squared(const float *a, size_t count) {
     double lane[ELEMENTWISE_LANES] = {0};
     size_t rows = count / ELEMENTWISE_LANES, rest = count % ELEMENTWISE_LANES;
@@ -88,10 +95,15 @@ static double block_norm_squared(const float *a, size_t count) {
         for (size_t j = 0; j < ELEMENTWISE_LANES; j++) lane[j] += (double)a[j] * (double)a[j];
     }
     for (size_t j = 0; j < rest; j++) lane[j] += (double)a[j] * (double)a[j];
-    for (size_t width = ELEMENTWISE_LANES / 2; width > 0; width /= 2) {
-        for (size_t j = 0; j < width; j++) lane[j] += lane[j + width];
-    }
-    return lane[0];
+    return fold(lane);
+}
+
+/* Zeroes add nothing to a lane, whatever their sign. */
+double elementwise_norm_squared_at(const uint16_t *index, const float *value, size_t count) {
+    double lane[ELEMENTWISE_LANES] = {0};
+    for (size_t j = 0; j < count; j++)
+        lane[index[j] % ELEMENTWISE_LANES] += (double)value[j] * (double)value[j];
+    return fold(lane);
 }
 
 double elementwise_norm_squared(const float *a, size_t count) {
