@@ -107,8 +107,8 @@ endif
 CORE_FOLDERS := base kernels codec text model
 # storage stands after those that use it and before sim, which has a store and blobs of its own: a
 # test that links everything takes the shipped ones unless it names the simulator's.
-FOLDERS := $(CORE_FOLDERS) libatoll $(if $(LIBS_FOUND),config crypto rpc proto fed run attach node \
-               coordinator storage topology plan wan experiment sim)
+FOLDERS := $(CORE_FOLDERS) libatoll $(if $(LIBS_FOUND),config crypto rpc proto fed run attach \
+               relay node coordinator storage topology plan wan experiment sim)
 MAINS   := coordinator/main.c node/main.c sim/main.c wan/wan_proxy_main.c sim/mutate_main.c \
            model/trainer_main.c kernels/cuda_probe_main.c $(wildcard coordinator/atollctl/*.c)
 # Of kernels/cpu, what this machine's instructions are for.
@@ -243,7 +243,8 @@ $(foreach folder,$(FOLDERS),$(eval $(call library_rule,$(folder))))
 
 LINK = $(Q)mkdir -p $(@D); $(CC) $(CFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) \
            -Wl,--start-group $(filter %.a,$^) -Wl,--end-group
-PROGRAM_FOLDERS := base kernels codec text model config crypto storage rpc proto fed run attach
+PROGRAM_FOLDERS := base kernels codec text model config crypto storage rpc proto fed run attach \
+                   relay
 program_libraries = $(foreach folder,$(PROGRAM_FOLDERS) $(1),$(call LIBRARY,$(folder)))
 
 $(OUT)/bin/atoll-coordinator: $(OUT)/coordinator/main.o $(call program_libraries,coordinator)

@@ -3,7 +3,7 @@
 
 #include "base/memory.h"
 
-enum { LEAD_LEAST = 2, LEAD_MOST = 1 << 20 };
+enum { LEAD_LEAST = 2, LEAD_MOST = 1 << 20, LOOKS_MS = 20 };
 
 uint64_t agreement_steps(const struct agreement_rank *ranks, size_t count) {
     uint64_t steps = count > 0 ? ranks[0].steps : 0;
@@ -14,7 +14,7 @@ uint64_t agreement_steps(const struct agreement_rank *ranks, size_t count) {
 void agreement_give(struct agreement *agreement, const struct agreement_rank *ranks, size_t count) {
     uint64_t furthest = 0;
     for (size_t i = 0; i < count; i++) furthest = MAX(furthest, ranks[i].steps);
-    agreement->lead = MAX(agreement->lead, (uint64_t)LEAD_LEAST);
+    agreement->lead = MAX(agreement->lead, MAX(agreement->least, (uint64_t)LEAD_LEAST));
     agreement->id++;
     agreement->at = furthest + agreement->lead;
 }
@@ -34,4 +34,25 @@ enum agreement_answer agreement_look(struct agreement *agreement,
     if (!all_done) return AGREEMENT_WAITS;
     agreement->lead = MAX(agreement->lead / 2, (uint64_t)LEAD_LEAST);
     return AGREEMENT_DONE;
+}
+
+enum agreement_answer agreement_decide(struct agreement *agreement,
+                                       const struct agreement_rank *ranks, size_t count) {
+    bool all_seen = true, missed = false;
+    for (size_t i = 0; i < count; i++) {
+        bool seen = ranks[i].seen == agreement->id;
+        all_seen = all_seen && seen;
+        missed = missed || (!seen && ranks[i].steps >= agreement->at);
+    }
+    if (all_seen) return AGREEMENT_FIXED;
+    if (!missed) return AGREEMENT_WAITS;
+    agreement->lead = MIN(2 * agreement->lead, (uint64_t)LEAD_MOST);
+    return AGREEMENT_MISSED;
+}
+
+/* A report is up to half a round trip old; the order, the answer and the decision take half a one
+ * each; and on each way somebody has to look. */
+uint64_t agreement_lead(double round_trip_ms, double step_ms) {
+    double lead = (2.5 * round_trip_ms + LOOKS_MS) / MAX(step_ms, 0.01) + LEAD_LEAST + 1;
+    return lead < (double)LEAD_MOST ? (uint64_t)lead : (uint64_t)LEAD_MOST;
 }

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "attach/border_internal.h"
+#include "attach/border_socket.h"
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/memory.h"
@@ -29,24 +30,7 @@ void connection_free(struct rank_connection *connection) {
 
 bool connection_send(struct rank_connection *connection, const void *data, size_t size,
                      const int passed[2]) {
-    union {
-        struct cmsghdr header;
-        char bytes[CMSG_SPACE(2 * sizeof(int))];
-    } control = {0};
-    struct iovec part = {.iov_base = (void *)(uintptr_t)data, .iov_len = size};
-    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
-    size_t count = !passed ? 0 : passed[1] >= 0 ? 2 : 1;
-    if (count > 0) {
-        message.msg_control = control.bytes;
-        message.msg_controllen = CMSG_SPACE(count * sizeof(int));
-        struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-        header->cmsg_level = SOL_SOCKET;
-        header->cmsg_type = SCM_RIGHTS;
-        header->cmsg_len = CMSG_LEN(count * sizeof(int));
-        memcpy(CMSG_DATA(header), passed, count * sizeof(int));
-    }
-    return connection->descriptor >= 0 &&
-           sendmsg(connection->descriptor, &message, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)size;
+    return border_socket_send(connection->descriptor, data, size, passed);
 }
 
 void connection_refuse(struct rank_connection *connection, const char *why) {
@@ -87,25 +71,19 @@ static void refuse_one(struct border *border, struct rank_connection *connection
 
 /* ---- what ranks say -------------------------------------------------------------------------- */
 
-static bool token_is_right(const struct border *border, const char *token) {
-    unsigned differs = 0;
-    for (size_t i = 0; i < WIRE_TOKEN_SIZE; i++)
-        differs |= (unsigned)(unsigned char)(border->token[i] ^ token[i]);
-    return differs == 0;
-}
-
 static enum status check_hello(const struct border *border, const struct wire_attach *hello,
                                struct error *error) {
     if (hello->version != WIRE_BORDER_VERSION)
         return error_set(error, INVALID, "the trainer's libatoll speaks version %u, this node %d",
                          hello->version, WIRE_BORDER_VERSION);
-    if (!token_is_right(border, hello->token))
+    if (!border_token_is(border->token, hello->token))
         return error_set(error, INVALID,
                          "wrong token: it is in attach.token of the site's directory, and changes "
                          "when the node starts");
     if (hello->world == 0 || hello->world > WIRE_RANKS_LIMIT || hello->rank >= hello->world)
         return error_set(error, INVALID, "rank %u of %u: there is no such rank", hello->rank,
                          hello->world);
+    if (hello->relayed > 1) return error_set(error, INVALID, "a rank is relayed, or it is not");
     return OK;
 }
 
@@ -241,38 +219,20 @@ static enum status take_message(struct border *border, struct rank_connection *c
     return error_set(error, INVALID, "rank %u says something unknown", connection->hello.rank);
 }
 
-/* Descriptors that nobody asked for are closed. */
-static ssize_t receive(int descriptor, uint8_t *bytes, size_t size, int *passed) {
-    union {
-        struct cmsghdr header;
-        char bytes[CMSG_SPACE(sizeof(int))];
-    } control = {0};
-    struct iovec part = {.iov_base = bytes, .iov_len = size};
-    struct msghdr message = {.msg_iov = &part,
-                             .msg_iovlen = 1,
-                             .msg_control = control.bytes,
-                             .msg_controllen = sizeof control.bytes};
-    ssize_t got = recvmsg(descriptor, &message, MSG_DONTWAIT | MSG_TRUNC | MSG_CMSG_CLOEXEC);
-    struct cmsghdr *header = got >= 0 ? CMSG_FIRSTHDR(&message) : NULL;
-    if (header && header->cmsg_type == SCM_RIGHTS && header->cmsg_len == CMSG_LEN(sizeof *passed))
-        memcpy(passed, CMSG_DATA(header), sizeof *passed);
-    return got;
-}
-
 /* One message. False: nothing is there. */
 static bool read_one(struct border *border, struct rank_connection *connection) {
     static const size_t limit = WIRE_PACKET_LIMIT;
     struct error error = {0};
     if (connection->descriptor < 0) return false;
     uint8_t *bytes = xmalloc(limit);
-    int passed = -1;
-    ssize_t got = receive(connection->descriptor, bytes, limit, &passed);
+    int passed[BORDER_PASSED_LIMIT];
+    ssize_t got = border_socket_receive(connection->descriptor, bytes, limit, passed);
     int number = errno;
     bool again = got > 0;
     if (got > 0 && (size_t)got <= limit) {
         connection->since_ms = clock_monotonic_ms();
         if (in_session(border, connection)) border->session.news_ms = connection->since_ms;
-        if (take_message(border, connection, bytes, (size_t)got, &passed, &error) != OK)
+        if (take_message(border, connection, bytes, (size_t)got, &passed[0], &error) != OK)
             refuse_one(border, connection, error.message);
     } else if (got > 0) {
         refuse_one(border, connection, "a message is longer than any that libatoll sends");
@@ -283,7 +243,8 @@ static bool read_one(struct border *border, struct rank_connection *connection) 
         if (connection->descriptor >= 0) close(connection->descriptor);
         connection->descriptor = -1;
     }
-    if (passed >= 0) close(passed);
+    for (size_t i = 0; i < BORDER_PASSED_LIMIT; i++)
+        if (passed[i] >= 0) close(passed[i]); /* nobody asked for it */
     free(bytes);
     return again;
 }
@@ -378,34 +339,6 @@ void border_poll(struct border *border, uint64_t timeout_ms) {
 
 /* ---- life ------------------------------------------------------------------------------------ */
 
-static enum status write_token(struct border *border, struct error *error) {
-    uint8_t secret[WIRE_TOKEN_SIZE / 2];
-    random_system(secret, sizeof secret);
-    hex_encode(secret, sizeof secret, border->token);
-    return file_write(border->token_path, bytes_of(border->token, WIRE_TOKEN_SIZE), 0600, error);
-}
-
-static enum status listen_at(struct border *border, struct error *error) {
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    const char *path = border->socket_path;
-    struct stat there;
-    if (strlen(path) >= sizeof address.sun_path)
-        return error_set(error, INVALID,
-                         "the socket's path has %zu bytes, and %zu are the limit; give a shorter "
-                         "one with --attach-socket: %.200s",
-                         strlen(path), sizeof address.sun_path - 1, path);
-    memcpy(address.sun_path, path, strlen(path));
-    if (lstat(path, &there) == 0 && !S_ISSOCK(there.st_mode))
-        return error_set(error, INVALID, "%.300s is there and is not a socket", path);
-    (void)unlink(path);
-    border->listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (border->listener < 0 ||
-        bind(border->listener, (struct sockaddr *)&address, sizeof address) != 0 ||
-        chmod(path, 0600) != 0 || listen(border->listener, 128) != 0)
-        return error_set(error, FAILED, "listen at %.300s: %s", path, strerror(errno));
-    return OK;
-}
-
 enum status border_open(const struct border_options *options, struct border **out,
                         struct error *error) {
     struct border *border = xcalloc(1, sizeof *border);
@@ -414,8 +347,8 @@ enum status border_open(const struct border_options *options, struct border **ou
     border->socket_path = xstrdup(options->socket);
     border->token_path = xstrdup(options->token_file);
     border->factor = 1;
-    enum status status = write_token(border, error);
-    if (status == OK) status = listen_at(border, error);
+    enum status status = border_token_create(border->token_path, border->token, error);
+    if (status == OK) status = border_socket_listen(border->socket_path, &border->listener, error);
     if (status == OK)
         *out = border;
     else

@@ -36,6 +36,7 @@ struct border_options {
     uint8_t site[32];    /* of which run and site states are */
     int stand;           /* passed to ranks, for atoll_resume; -1: nothing is */
     uint64_t timeout_ms; /* for all ranks to attach, declare and be ready */
+    uint64_t wait_ms;    /* a rank's longest wait, where ranks are on several hosts */
     void *context;
     /* A fragment's place in the flat vector. */
     void (*range)(void *context, uint32_t fragment, uint64_t *start, uint64_t *count);
@@ -69,7 +70,8 @@ struct border_progress { /* of the session */
     uint64_t tokens;     /* as rank 0 counts them, at its own last step */
     uint64_t rank_steps; /* that step */
     double loss;
-    uint32_t ranks;
+    uint32_t ranks, relayed; /* relayed: of them, on other hosts */
+    uint64_t waited_ms;      /* for decisions, of the rank that waited longest */
 };
 void border_progress(const struct border *border, struct border_progress *out);
 
@@ -88,7 +90,8 @@ uint64_t border_order(const struct border *border);
 bool border_asks_to_keep(const struct border *border);
 void border_kept(struct border *border);
 /* The step after which the last order is carried out; true: it has been, by all ranks. False with
- * step 0: there is no order, or no session. */
+ * step 0: there is no order, or no session; with UINT64_MAX: its data is on the way to other hosts,
+ * and its step will be one that no rank has come to. */
 bool border_is_done(const struct border *border, uint64_t *at);
 /* What was copied out, until the next order. Also after the session has ended. */
 const float *border_published(const struct border *border);
@@ -98,6 +101,11 @@ void border_forget(struct border *border);
 void border_blame(const struct border *border, uint32_t fragment, uint64_t index, char *out,
                   size_t size);
 
+/* Where what lies in a session's memory: bytes from the front. */
+struct border_places {
+    uint64_t ranks, tensors, out, in, size;
+};
+struct border_places border_places(uint64_t ranks, uint64_t tensors, uint64_t largest_fragment);
 /* Bytes of a session's memory: a page, 128 per rank and 280 per tensor in whole pages, and twice
  * the largest fragment in fp32, likewise. */
 uint64_t border_memory(uint64_t ranks, uint64_t tensors, uint64_t largest_fragment);

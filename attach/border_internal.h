@@ -35,7 +35,13 @@ struct session {
     struct coverage_piece *pieces;
     size_t piece_count, piece_capacity;
     struct agreement agreement;
-    bool ordered; /* an order is under way */
+    bool ordered;                 /* an order is under way */
+    uint32_t relayed;             /* ranks on other hosts; 0: they see each other's lines */
+    bool given;                   /* the order: its data is where it is to be */
+    bool fixed;                   /* and that all carry it out is decided */
+    uint64_t offer;               /* of data to other hosts, counted */
+    double step_ms;               /* lately; 0: unknown */
+    uint64_t pace_steps, pace_ns; /* from where it is measured */
     enum wire_order_kind kind;
     uint32_t fragment;
     uint64_t version, states, states_kept; /* that rank 0 asked for */

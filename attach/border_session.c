@@ -13,7 +13,7 @@
 #include "base/memory.h"
 #include "base/random.h"
 
-enum { PAGE = 4096, STEPS_PER_LOOK_LIMIT = 1000000 };
+enum { PAGE = 4096, STEPS_PER_LOOK_LIMIT = 1000000, UNKNOWN_STEP_MS = 10, PACE_NS = 20000000 };
 
 static uint64_t pages(uint64_t size) { return (size + PAGE - 1) / PAGE * PAGE; }
 
@@ -26,13 +26,9 @@ static uint64_t largest_fragment(const struct border *border) {
     return largest;
 }
 
-struct memory_places { /* bytes from the front */
-    uint64_t ranks, tensors, out, in, size;
-};
-
-static struct memory_places places_of(uint64_t ranks, uint64_t tensors, uint64_t largest) {
+struct border_places border_places(uint64_t ranks, uint64_t tensors, uint64_t largest) {
     uint64_t area = pages(largest * sizeof(float));
-    struct memory_places at = {.ranks = PAGE};
+    struct border_places at = {.ranks = PAGE};
     at.tensors = pages(at.ranks + ranks * sizeof(struct wire_rank));
     at.out = pages(at.tensors + tensors * sizeof(struct wire_tensor));
     at.in = at.out + area;
@@ -41,7 +37,7 @@ static struct memory_places places_of(uint64_t ranks, uint64_t tensors, uint64_t
 }
 
 uint64_t border_memory(uint64_t ranks, uint64_t tensors, uint64_t largest) {
-    return places_of(ranks, tensors, largest).size;
+    return border_places(ranks, tensors, largest).size;
 }
 
 uint64_t border_size(const struct border *border) { return border->session.size; }
@@ -82,7 +78,7 @@ enum status session_begin(struct border *border, uint64_t generation, uint32_t w
                           struct error *error) {
     struct session *session = &border->session;
     uint64_t tensors = border->options.tensor_count;
-    struct memory_places at = places_of(world, tensors, largest_fragment(border));
+    struct border_places at = border_places(world, tensors, largest_fragment(border));
     session_free(session);
     session->phase = SESSION_GATHERS;
     session->number = ++border->sessions;
@@ -114,6 +110,7 @@ enum status session_begin(struct border *border, uint64_t generation, uint32_t w
     shared->in_at = session->in_at;
     shared->session = session->id;
     memcpy(shared->site, border->options.site, sizeof shared->site);
+    atomic_store(&shared->wait_ms, border->options.wait_ms);
     write_tensors(border, at.tensors);
     session_tell(border);
     return OK;
@@ -161,16 +158,56 @@ static void write_order(struct border *border) {
     atomic_store(&session->shared->order, session->agreement.id);
 }
 
+static struct wire_rank *lines_of(const struct session *session) {
+    return (void *)((char *)session->shared + session->ranks_at);
+}
+
+/* The farthest host's, as it is told: a minute at most. */
+static double round_trip_ms(const struct session *session) {
+    uint64_t most = 0;
+    for (uint32_t i = 0; i < session->world; i++)
+        most = MAX(most, atomic_load(&lines_of(session)[i].round_trip_us));
+    return (double)MIN(most, (uint64_t)60000000) / 1000;
+}
+
+static void give_now(struct border *border) {
+    struct session *session = &border->session;
+    double step_ms = session->step_ms > 0 ? session->step_ms : UNKNOWN_STEP_MS;
+    session->given = true;
+    session->fixed = false;
+    session->agreement.least =
+        session->relayed > 0 ? agreement_lead(round_trip_ms(session), step_ms) : 0;
+    agreement_give(&session->agreement, session->reports, session->world);
+    write_order(border);
+}
+
+/* What is in the memory for ranks to add or load, for other hosts to fetch. */
+static void offer(struct session *session) {
+    atomic_store(&session->shared->offered, session->fragment);
+    atomic_store(&session->shared->offer, ++session->offer);
+}
+
+static bool all_have_it(const struct session *session) {
+    for (uint32_t i = 0; i < session->world; i++)
+        if (session->ranks[i]->hello.relayed &&
+            atomic_load(&lines_of(session)[i].has) != session->offer)
+            return false;
+    return true;
+}
+
 static void give(struct border *border, enum wire_order_kind kind, uint32_t fragment,
                  uint64_t version) {
     struct session *session = &border->session;
     ASSERT(session->phase == SESSION_TRAINS && !session->ordered);
     session->ordered = true;
+    session->given = false;
     session->kind = kind;
     session->fragment = fragment;
     session->version = version;
-    agreement_give(&session->agreement, session->reports, session->world);
-    write_order(border);
+    if (session->relayed > 0 && kind != WIRE_PUBLISH)
+        offer(session);
+    else
+        give_now(border);
 }
 
 void border_publish(struct border *border, uint32_t fragment) {
@@ -189,7 +226,10 @@ void border_load(struct border *border, uint32_t fragment, uint64_t version) {
     give(border, WIRE_LOAD, fragment, version);
 }
 
-uint64_t border_order(const struct border *border) { return border->session.agreement.id; }
+uint64_t border_order(const struct border *border) {
+    const struct session *session = &border->session;
+    return session->agreement.id + (session->ordered && !session->given ? 1 : 0);
+}
 
 bool border_asks_to_keep(const struct border *border) {
     const struct session *session = &border->session;
@@ -212,8 +252,9 @@ void border_forget(struct border *border) { border->session.ordered = false; }
 
 bool border_is_done(const struct border *border, uint64_t *at) {
     const struct session *session = &border->session;
-    bool done = session->ordered;
+    bool done = session->ordered && session->given && (session->relayed == 0 || session->fixed);
     *at = session->ordered ? session->agreement.at : 0;
+    if (session->ordered && !session->given) *at = UINT64_MAX;
     for (uint32_t i = 0; done && i < session->world; i++)
         done = session->reports[i].done == session->agreement.id &&
                session->reports[i].steps >= session->agreement.at;
@@ -233,6 +274,7 @@ static void order_load(struct border *border) {
         session->version =
             options->load(options->context, session->fragment, area(session, session->in_at), &add);
     session->kind = over ? WIRE_TRAIN : add ? WIRE_ADD : WIRE_LOAD;
+    if (session->relayed > 0 && !over) offer(session);
     write_order(border);
 }
 
@@ -273,6 +315,13 @@ static const struct wire_state *agreed_state(struct session *session) {
     return agreed;
 }
 
+/* Rank 0's, or another's: one that is at a relay can pass nothing. -1: none has one. */
+static int stand_of(const struct session *session) {
+    int stand = -1;
+    for (uint32_t i = 0; i < session->world && stand < 0; i++) stand = session->ranks[i]->stand;
+    return stand;
+}
+
 static bool send_go(const struct session *session, uint32_t rank,
                     const struct border_resumed *resumed) {
     struct rank_connection *connection = session->ranks[rank];
@@ -301,9 +350,12 @@ enum status session_go(struct border *border, struct error *error) {
     TRY(coverage_check(border->options.tensors, border->options.tensor_count, session->pieces,
                        session->piece_count, error));
     struct border_resumed resumed = {0};
+    for (uint32_t i = 0; i < session->world; i++)
+        session->relayed += session->ranks[i]->hello.relayed ? 1 : 0;
+    atomic_store(&session->shared->relayed, session->relayed > 0 ? WIRE_NODE_HOST : WIRE_TOGETHER);
     if (border->options.resume)
-        border->options.resume(border->options.context, agreed_state(session),
-                               session->ranks[0]->stand, &resumed);
+        border->options.resume(border->options.context, agreed_state(session), stand_of(session),
+                               &resumed);
     for (uint32_t i = 0; i < session->world; i++)
         if (!send_go(session, i, &resumed))
             return error_set(error, UNAVAILABLE, "rank %u cannot be reached", i);
@@ -363,6 +415,44 @@ static enum status check_carried_out(const struct session *session, struct error
     return OK;
 }
 
+static void note_pace(struct session *session) {
+    uint64_t now = clock_monotonic_ns();
+    uint64_t steps = agreement_steps(session->reports, session->world);
+    if (session->pace_ns != 0 && (steps == session->pace_steps || now - session->pace_ns < PACE_NS))
+        return;
+    if (session->pace_ns != 0) {
+        double ms = (double)(now - session->pace_ns) * 1e-6 / (double)(steps - session->pace_steps);
+        session->step_ms = session->step_ms > 0 ? 0.8 * session->step_ms + 0.2 * ms : ms;
+    }
+    session->pace_ns = now;
+    session->pace_steps = steps;
+}
+
+/* Where ranks are on several hosts. What is decided stands in the memory before any host is told.
+ */
+static enum status look_at_relayed(struct border *border, struct error *error) {
+    struct session *session = &border->session;
+    struct agreement *agreement = &session->agreement;
+    uint64_t id = agreement->id;
+    if (!session->given) {
+        if (all_have_it(session)) give_now(border);
+        return OK;
+    }
+    if (session->fixed) return check_carried_out(session, error);
+    switch (agreement_decide(agreement, session->reports, session->world)) {
+    case AGREEMENT_FIXED:
+        session->fixed = true;
+        atomic_store(&session->shared->decided, WIRE_DECISION(id, true));
+        break;
+    case AGREEMENT_MISSED:
+        atomic_store(&session->shared->decided, WIRE_DECISION(id, false));
+        give_now(border);
+        break;
+    default: break;
+    }
+    return OK;
+}
+
 enum status session_look(struct border *border, struct error *error) {
     struct session *session = &border->session;
     if (session->phase != SESSION_LOADS && session->phase != SESSION_TRAINS) return OK;
@@ -372,14 +462,15 @@ enum status session_look(struct border *border, struct error *error) {
         next_load(border);
         return OK;
     }
+    note_pace(session);
     if (!session->ordered) return OK;
+    if (session->relayed > 0) return look_at_relayed(border, error);
     struct agreement before = session->agreement;
     if (agreement_look(&session->agreement, session->reports, session->world) != AGREEMENT_MISSED) {
         session->agreement = before;
         return check_carried_out(session, error);
     }
-    agreement_give(&session->agreement, session->reports, session->world);
-    write_order(border);
+    give_now(border);
     return OK;
 }
 
@@ -391,6 +482,9 @@ void border_progress(const struct border *border, struct border_progress *out) {
     *out = (struct border_progress){.loss = (double)NAN};
     if (session->phase != SESSION_TRAINS && session->phase != SESSION_ENDED) return;
     out->ranks = session->world;
+    out->relayed = session->relayed;
+    for (uint32_t i = 0; i < session->world; i++)
+        out->waited_ms = MAX(out->waited_ms, atomic_load(&lines[i].waited_us) / 1000);
     out->steps = agreement_steps(session->reports, session->world);
     out->rank_steps = session->reports[0].steps;
     out->tokens = atomic_load(&lines[0].tokens);

@@ -147,3 +147,11 @@ enum status coverage_check(const struct coverage_tensor *tensors, uint32_t count
     }
     return OK;
 }
+
+size_t coverage_distinct(struct coverage_piece *pieces, size_t count) {
+    size_t kept = 0;
+    if (count > 0) qsort(pieces, count, sizeof *pieces, by_place);
+    for (size_t i = 0; i < count; i++)
+        if (kept == 0 || !is_same(&pieces[kept - 1], &pieces[i])) pieces[kept++] = pieces[i];
+    return kept;
+}

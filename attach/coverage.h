@@ -39,5 +39,7 @@ MUST_USE enum status coverage_take(const struct coverage_tensor *tensors, uint32
 MUST_USE enum status coverage_check(const struct coverage_tensor *tensors, uint32_t count,
                                     struct coverage_piece *pieces, size_t piece_count,
                                     struct error *error);
+/* Sorts them and leaves each place once, whichever ranks have it. Returns how many are left. */
+size_t coverage_distinct(struct coverage_piece *pieces, size_t count);
 
 #endif

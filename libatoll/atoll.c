@@ -45,7 +45,7 @@ struct atoll_site {
     uint64_t steps, tokens, version;
     struct border_order order; /* the one that was seen last */
     bool due;                  /* and it is to be carried out now */
-    bool ready_sent, going;
+    bool ready_sent, going, relayed;
     int stand; /* the node's memory of where a job is; -1: none */
     struct wire_state
         position; /* where the parameters stand; of before, until the loads are over */
@@ -146,6 +146,7 @@ static int judge(struct atoll_site *site, const void *bytes, ssize_t size) {
         memcpy(&refused, bytes, sizeof refused);
         refused.text[sizeof refused.text - 1] = 0;
         if (refused.type == WIRE_REFUSED) return complain(site, ATOLL_REFUSED, "%s", refused.text);
+        if (refused.type == WIRE_APART) return complain(site, ATOLL_AWAY, "%s", refused.text);
     }
     return complain(site, ATOLL_INVALID, "the node said something unknown: is it another version?");
 }
@@ -380,6 +381,55 @@ static bool all_have_seen(const struct atoll_site *site, uint64_t id) {
     return true;
 }
 
+enum decision { DECISION_FIXED, DECISION_WITHDRAWN, DECISION_OPEN };
+
+/* Of an order that this rank has acknowledged, at its step. Where another one has been decided
+ * since, it was withdrawn: after a fixed one comes none before it has been carried out by all. */
+static enum decision decision_of(const struct atoll_site *site, uint64_t id) {
+    if (!site->relayed) return all_have_seen(site, id) ? DECISION_FIXED : DECISION_WITHDRAWN;
+    uint64_t decided = atomic_load(&site->shared->decided);
+    if (decided < WIRE_DECISION(id, false)) return DECISION_OPEN;
+    return decided == WIRE_DECISION(id, true) ? DECISION_FIXED : DECISION_WITHDRAWN;
+}
+
+/* What others do is not known here, and will not be: their parameters may differ by the order. */
+static int leave_undecided(struct atoll_site *site, const char *why) {
+    (void)!shutdown(site->descriptor, SHUT_RDWR); /* the session is over for all */
+    return complain(site, ATOLL_REFUSED,
+                    "%s whether what was ordered for after step %llu is carried out, so this "
+                    "rank might come to differ from the others: start the job again, from its "
+                    "checkpoint",
+                    why, (unsigned long long)site->steps);
+}
+
+/* The one wait of a step: for the site's own network. */
+static int await_decision(struct atoll_site *site, enum decision *out) {
+    uint64_t from = now_ms(), limit = atomic_load(&site->shared->wait_ms), id = site->order.id;
+    char why[96];
+    for (;;) {
+        /* what it said stands before its end */
+        bool gone = site->ended != 0;
+        *out = decision_of(site, id);
+        if (*out != DECISION_OPEN) break;
+        if (site->ended == ATOLL_REFUSED) return site->ended; /* it said so */
+        if (gone && atomic_load(&site->shared->relayed) == WIRE_NODE_HOST) {
+            *out = DECISION_WITHDRAWN; /* the node has told nobody what it has not written here */
+            break;
+        }
+        if (gone) return leave_undecided(site, "the relay is gone, or its node, and did not say");
+        if (now_ms() - from > limit) {
+            snprintf(why, sizeof why, "the node did not say within %llu s",
+                     (unsigned long long)limit / 1000);
+            return leave_undecided(site, why);
+        }
+        struct timespec pause = {.tv_nsec = 100000};
+        (void)nanosleep(&pause, NULL);
+        look_at_socket(site);
+    }
+    atomic_fetch_add(&site->line->waited_us, (now_ms() - from) * 1000);
+    return ATOLL_OK;
+}
+
 static int result_of(const struct atoll_site *site) {
     switch (site->order.kind) {
     case WIRE_PUBLISH: return ATOLL_PUBLISH;
@@ -397,9 +447,16 @@ static int look_for_order(struct atoll_site *site) {
         site->order = order;
         atomic_store(&site->line->seen, id);
     }
-    site->due = site->order.id != 0 && site->order.at == site->steps &&
-                atomic_load(&site->line->done) != site->order.id &&
-                all_have_seen(site, site->order.id);
+    site->due = false;
+    if (site->order.id == 0 || site->order.at != site->steps ||
+        atomic_load(&site->line->done) == site->order.id)
+        return ATOLL_OK;
+    enum decision decision = decision_of(site, site->order.id);
+    if (decision == DECISION_OPEN) {
+        int result = await_decision(site, &decision);
+        if (result != ATOLL_OK) return result;
+    }
+    site->due = decision == DECISION_FIXED;
     return site->due ? result_of(site) : ATOLL_OK;
 }
 
@@ -441,6 +498,7 @@ static int take_go(struct atoll_site *site) {
         site->pieces[i].owned = bytes[sizeof go + i] != 0;
     free(bytes);
     if (result != ATOLL_OK) return result;
+    site->relayed = atomic_load(&site->shared->relayed) != WIRE_TOGETHER;
     site->first_steps = go.steps;
     site->first_tokens = go.tokens;
     site->lost = go.lost;
@@ -550,7 +608,7 @@ int atoll_resume(atoll_site *site, const void *state, size_t size, const atoll_s
         return complain(site, ATOLL_INVALID,
                         "this state is damaged: take an older checkpoint, or attach without one");
     site->position = told;
-    int passed = site->rank == 0 && before ? before->stand : -1;
+    int passed = before ? before->stand : -1;
     return send_passing(site, &told, sizeof told, passed);
 }
 

@@ -27,9 +27,12 @@
  * atoll_copy_in or atoll_add.
  *
  * atoll_step costs two microseconds at most, waits for nothing, and does not fail because of the
- * network. Where the node is away (ATOLL_AWAY) the trainer goes on, and may attach again: with
- * atoll_resume it goes on from where it is, without it is given the newest model. All ranks of a
- * job call atoll_step after the same steps.
+ * network between sites. Where ranks of the job are on other hosts than the node (atoll-node
+ * relay), it may wait for the site's own network, at a step that has an order whose decision is
+ * still under way; what does not come in time (60 s as a rule) is REFUSED, and the job is to be
+ * started again. Where the node is away (ATOLL_AWAY) the trainer goes on, and may attach again:
+ * with atoll_resume it goes on from where it is, without it is given the newest model. All ranks of
+ * a job call atoll_step after the same steps.
  * One thread at a time may use a site.
  */
 #ifndef ATOLL_H

@@ -16,6 +16,14 @@
  * way: all ranks come to the same answer, and an order that came too late for one of them is
  * carried out by none and given again.
  *
+ * Where ranks are on several hosts (`relayed`) acknowledgements are under way for a while, and no
+ * exchange of messages could make two hosts know the same at step `at`. There the node decides,
+ * once, in `decided`: the order is fixed when all have acknowledged it, withdrawn when a rank came
+ * to step `at` without. It stands in the node's memory before any host is told. A rank that comes
+ * to step `at`, and has acknowledged, waits there for the decision, at most wait_ms; orders are
+ * given for a step so far ahead that it need not. What is added or loaded is on all hosts before an
+ * order is given (`offer`).
+ *
  * The node never reads back what it wrote here: a trainer may have written over it. The memory is
  * sealed, so nobody can make it smaller under the other.
  */
@@ -26,7 +34,7 @@
 #include <stdint.h>
 
 enum {
-    WIRE_BORDER_VERSION = 3,
+    WIRE_BORDER_VERSION = 4,
     WIRE_TOKEN_SIZE = 64, /* hexadecimal digits */
     WIRE_TENSOR_NAME_SIZE = 192,
     WIRE_DIMENSIONS = 8,
@@ -49,13 +57,15 @@ enum wire_message_type {
     /* from the node */
     WIRE_WELCOME, /* with the memory's descriptor, and that of the node's stand */
     WIRE_REFUSED, /* the last message of a connection */
-    WIRE_GO       /* all ranks are there and everything is covered */
+    WIRE_GO,      /* all ranks are there and everything is covered */
+    WIRE_APART    /* a relay's, as REFUSED: it has no connection to the node now */
 };
 
 struct wire_attach {
     uint32_t type, version;
     uint32_t rank, world;
     uint64_t generation;
+    uint64_t relayed; /* 1: the rank is on another host, at a relay */
     char token[WIRE_TOKEN_SIZE];
 };
 
@@ -96,7 +106,7 @@ struct wire_word { /* READY, BYE */
     uint32_t type, unused;
 };
 
-struct wire_refused {
+struct wire_refused { /* REFUSED, APART */
     uint32_t type, unused;
     char text[WIRE_TEXT_SIZE];
 };
@@ -126,7 +136,10 @@ struct wire_rank {                  /* a cache line pair of its own */
     _Atomic uint64_t seen;          /* the last order that was seen before its step */
     _Atomic uint64_t done;          /* the last order that was carried out */
     _Atomic uint64_t state;         /* how many states it has asked to be kept */
-    uint64_t unused[10];
+    _Atomic uint64_t waited_us;     /* in all, for decisions */
+    _Atomic uint64_t has;           /* of a relayed one: the offer that its host has whole, ... */
+    _Atomic uint64_t round_trip_us; /* ... and how far away that is */
+    uint64_t unused[7];
 };
 
 struct wire_tensor {
@@ -138,6 +151,15 @@ struct wire_tensor {
 /* What the token's file says instead of a token once the run is over: there is no node any more. */
 #define WIRE_OVER "the run is over\n"
 enum { WIRE_STOPPING = 1 /* the run is over: the trainer may end */ };
+
+/* Of a session; written before GO. */
+enum wire_relayed {
+    WIRE_TOGETHER,  /* all ranks see each other's lines */
+    WIRE_NODE_HOST, /* some are elsewhere, and this is the node's own memory */
+    WIRE_ELSEWHERE  /* this is a relay's */
+};
+/* A decision: the order's id, and whether it was fixed. */
+#define WIRE_DECISION(id, fixed) ((id) << 1 | ((fixed) ? 1U : 0U))
 
 struct wire_shared {
     uint64_t magic, size;
@@ -152,6 +174,11 @@ struct wire_shared {
     uint64_t session;             /* a number that no other session has */
     uint8_t site[32];             /* which run and site this is */
     _Atomic uint64_t state;       /* of rank 0's states: those that were kept */
+    _Atomic uint64_t relayed;     /* enum wire_relayed */
+    _Atomic uint64_t decided;     /* the last order's WIRE_DECISION */
+    _Atomic uint64_t wait_ms;     /* the longest wait for one */
+    _Atomic uint64_t offer;       /* counts what has been put into `in` for relays to fetch */
+    _Atomic uint64_t offered;     /* its fragment */
 };
 
 #endif

@@ -446,6 +446,7 @@ static void close_all(struct daemon *daemon) {
     report_destroy(daemon->report);
     troubles_destroy(daemon->troubles);
     journal_close(daemon->journal);
+    gateway_stop(daemon->gateway);
     border_close(daemon->border);
     free(daemon->tensors);
     free(daemon->scratch);

@@ -4,8 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/random.h"
 #include "node/daemon_internal.h"
 
 static void fragment_place(void *context, uint32_t fragment, uint64_t *start, uint64_t *count) {
@@ -110,6 +112,50 @@ static void tell_memory(const struct daemon *daemon) {
              daemon->layout.tensor_count, (unsigned long long)largest);
 }
 
+/* Made once, and copied to the site's other hosts by a person. */
+static enum status relay_secret(const char *path, uint8_t secret[TLS_SECRET_SIZE],
+                                struct error *error) {
+    char text[2 * TLS_SECRET_SIZE + 2];
+    char *token = NULL;
+    if (!file_exists(path)) {
+        random_system(secret, TLS_SECRET_SIZE);
+        hex_encode(secret, TLS_SECRET_SIZE, text);
+        text[2 * TLS_SECRET_SIZE] = '\n';
+        enum status status = file_write(path, bytes_of(text, sizeof text - 1), 0600, error);
+        clear(text, sizeof text);
+        return status;
+    }
+    TRY(settings_read_token_file(path, &token, error));
+    bool fits = strlen(token) == (size_t)2 * TLS_SECRET_SIZE &&
+                hex_decode(token, secret, TLS_SECRET_SIZE, NULL) == OK;
+    free_clearing(token, strlen(token));
+    if (fits) return OK;
+    return error_set(error, INVALID, "%s holds no token: delete it, and a new one is made", path);
+}
+
+static enum status open_gateway(struct daemon *daemon, const struct border_options *border,
+                                struct error *error) {
+    const char *address = daemon->settings->trainer_listen;
+    uint16_t port = 0;
+    if (!address) return OK;
+    char *path = site_path(daemon->site, "relay.token");
+    struct gateway_options options = {.address = address,
+                                      .socket = border->socket,
+                                      .token_file = border->token_file,
+                                      .tensors = border->tensors,
+                                      .tensor_count = border->tensor_count,
+                                      .fragments = border->fragments,
+                                      .context = daemon,
+                                      .range = fragment_place};
+    enum status status = relay_secret(path, options.secret, error);
+    if (status == OK) status = gateway_start(&options, &daemon->gateway, &port, error);
+    clear(options.secret, sizeof options.secret);
+    if (status == OK)
+        log_info("trainer_listen", "address=\"%s\" port=%u token_file=\"%s\"", address, port, path);
+    free(path);
+    return status == OK ? OK : error_wrap(error, status, "--trainer-listen");
+}
+
 enum status daemon_border_open(struct daemon *daemon, struct error *error) {
     const struct settings *settings = daemon->settings;
     const struct layout *layout = &daemon->layout;
@@ -128,6 +174,7 @@ enum status daemon_border_open(struct daemon *daemon, struct error *error) {
                                      .parameters = layout->count,
                                      .fragments = daemon->site->manifest.fragments,
                                      .timeout_ms = settings->attach_timeout_ms,
+                                     .wait_ms = settings->relay_wait_ms,
                                      .context = daemon,
                                      .range = fragment_place,
                                      .stand = stand_descriptor(daemon->stand),
@@ -136,6 +183,7 @@ enum status daemon_border_open(struct daemon *daemon, struct error *error) {
                                      .complain = complain};
     site_identity(daemon->site, options.site);
     enum status status = border_open(&options, &daemon->border, error);
+    if (status == OK) status = open_gateway(daemon, &options, error);
     if (status == OK) {
         log_info("attach_at", "socket=\"%s\"", socket);
         tell_memory(daemon);

@@ -19,6 +19,7 @@
 #include "node/training.h"
 #include "node/uplink.h"
 #include "node/worker.h"
+#include "relay/gateway.h"
 #include "run/evaluator.h"
 
 enum { EVENTS_LIMIT = 4096, BACKLOG_LIMIT = 1024 };
@@ -39,8 +40,9 @@ struct daemon {
                           checked */
     struct data *data; /* NULL, as the trainer: one attaches */
     struct trainer *trainer;
-    struct border *border; /* where it does; NULL: none may */
-    struct stand *stand;   /* likewise: where its jobs stand */
+    struct border *border;   /* where it does; NULL: none may */
+    struct gateway *gateway; /* for ranks of other hosts; NULL: none may */
+    struct stand *stand;     /* likewise: where its jobs stand */
     struct coverage_tensor *tensors;
     float *scratch; /* [parameters], for the restore: theta_local is nowhere yet */
     struct replica replica;

@@ -105,6 +105,15 @@ static const struct setting common[] = {
     {"attach-timeout", SETTING_DURATION, SETTING_FIELD(struct settings, attach_timeout_ms),
      .fallback = "10s", .min = "1s", .max = "1h",
      .help = "how long the ranks of a job that attaches wait for the others"},
+    {"trainer-listen", SETTING_TEXT, SETTING_FIELD(struct settings, trainer_listen),
+     .value_name = "HOST:PORT", .check = address_check_listen,
+     .help = "beside --attach: ranks on other hosts of this site come in here, by `atoll-node "
+             "relay` on each; relay.token in the site's directory is what a relay needs. Unset: "
+             "all ranks are on this host"},
+    {"relay-wait", SETTING_DURATION, SETTING_FIELD(struct settings, relay_wait_ms),
+     .fallback = "60s", .min = "1s", .max = "1h",
+     .help = "with ranks on several hosts: how long a step may wait for the site's own network, "
+             "after which the job has to be started again"},
     {"metrics-file", SETTING_PATH, SETTING_FIELD(struct settings, metrics_file),
      .value_name = "FILE",
      .help = "rewritten every second with Prometheus text, for a textfile collector"},
@@ -180,6 +189,25 @@ static const struct command leave_command = {
         "where none runs, it starts one for that. `atoll-node run` brings the site back. Stop the "
         "site's supervisor too if it restarts what has ended.",
     .run = verb_leave};
+static const struct setting relay_options[] = {
+    {"to", SETTING_TEXT, SETTING_FIELD(struct settings, relay_to), .value_name = "HOST:PORT",
+     .check = address_check_connect, .help = "the node's --trainer-listen",
+     .flags = OPTION_FLAG_ONLY | OPTION_REQUIRED},
+    {"token-file", SETTING_TEXT, SETTING_FIELD(struct settings, token_file), .value_name = "FILE",
+     .help = "a copy of relay.token of the site's directory; - is stdin",
+     .flags = OPTION_FLAG_ONLY | OPTION_REQUIRED},
+    {0}};
+static const struct command relay_command = {
+    .name = "relay",
+    .summary = "lets ranks of a training job on this host attach to a node on another one",
+    .description =
+        "Serves attach.sock and attach.token in DIR, a directory of this host that is not a "
+        "site's, as the node does in the site's own: the job here has ATOLL_DIR=DIR. It connects "
+        "again by itself, and ends with code 0 when the run is over.",
+    .examples = "atoll-node relay --to node.example:7410 --token-file relay.token --dir "
+                "/run/atoll-relay",
+    .options = relay_options,
+    .run = verb_relay};
 static const struct setting status_options[] = {
     {"ready", SETTING_BOOL, SETTING_FIELD(struct settings, ready), .fallback = "false",
      .help =
@@ -214,7 +242,7 @@ const struct command node_command = {
     .summary = "trains at a site, and exchanges what it learned",
     .options = common,
     .children =
-        (const struct command *const[]){&join_command, &run_command, &leave_command,
+        (const struct command *const[]){&join_command, &run_command, &leave_command, &relay_command,
                                         &status_command, &evaluate_command, &generate_command,
                                         &export_command, &validate_command, NULL},
     .version = atoll_version};
@@ -269,7 +297,7 @@ static void wipe_variable(char **environment, const char *name) {
 }
 
 /* A token has a line of its own: what stands around it are blanks. */
-static enum status read_token_file(const char *path, char **out, struct error *error) {
+enum status settings_read_token_file(const char *path, char **out, struct error *error) {
     bool is_stdin = strcmp(path, "-") == 0;
     struct buffer text = {0};
     enum status status = OK;
@@ -305,7 +333,7 @@ enum status settings_take_token(struct settings *settings, char **environment, c
         return error_set(error, INVALID,
                          "ATOLL_TOKEN and --token-file both give a token, and only one would be "
                          "used: leave one out");
-    if (settings->token_file) return read_token_file(settings->token_file, out, error);
+    if (settings->token_file) return settings_read_token_file(settings->token_file, out, error);
     if (!settings->token)
         return error_set(error, INVALID,
                          "no invitation: put its token into the environment as ATOLL_TOKEN, or "
@@ -334,6 +362,9 @@ enum status settings_check_used(const struct options *options, const char *const
 
 enum status settings_check_attach(const struct settings *settings, bool observes,
                                   struct error *error) {
+    if (!settings->attach && settings->trainer_listen)
+        return error_set(error, INVALID,
+                         "--trainer-listen has no effect without --attach: give both, or neither");
     if (!settings->attach) return OK;
     if (observes)
         return error_set(error, INVALID,

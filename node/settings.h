@@ -32,12 +32,16 @@ struct settings {
     bool attach;               /* a trainer attaches; else the built-in one trains */
     const char *attach_socket; /* NULL: attach.sock in the directory */
     uint64_t attach_timeout_ms;
-    bool restored; /* from an older backup, says a person */
+    const char *trainer_listen; /* where relays come in; NULL: nowhere */
+    uint64_t relay_wait_ms;     /* a rank's longest wait for a decision */
+    bool restored;              /* from an older backup, says a person */
     /* join */
     const char *join_address;
     const char *token;      /* from ATOLL_TOKEN: never a flag. Secret */
     const char *token_file; /* "-": stdin; NULL: none */
     bool run_after;
+    /* relay; its token_file is join's */
+    const char *relay_to;
     /* status */
     bool leaves; /* the daemon runs in order to leave */
     bool ready;  /* the exit code says whether it is */
@@ -62,6 +66,8 @@ MUST_USE enum status settings_check_used(const struct options *options, const ch
  * given, or two are, or the file holds something else. */
 MUST_USE enum status settings_take_token(struct settings *settings, char **environment, char **out,
                                          struct error *error);
+/* One word of a file; "-": of stdin. *out as above. */
+MUST_USE enum status settings_read_token_file(const char *path, char **out, struct error *error);
 /* The data they name, as run_model_data takes them. */
 struct run_model_files settings_files(const struct settings *settings);
 /* INVALID: --attach beside what it goes without. */

@@ -266,8 +266,9 @@ static void lose_session(struct attached *attached) {
     attached->session = 0;
     stand_session(options->stand, 0, 0); /* from here on the base moves without it */
     stand_lose(options->stand, lost);
-    log_info("trainer_left", "steps=%llu steps_lost=%llu", (unsigned long long)progress.steps,
-             (unsigned long long)lost);
+    log_info("trainer_left", "steps=%llu steps_lost=%llu waited_ms=%llu",
+             (unsigned long long)progress.steps, (unsigned long long)lost,
+             (unsigned long long)progress.waited_ms);
     handler_of(attached)->trainer_lost(handler_of(attached)->context);
 }
 
@@ -286,8 +287,9 @@ static void begin_session(struct attached *attached, uint64_t session) {
     for (uint32_t i = 0; i < options->replica->fragments; i++)
         stand_is(options->stand, i, &options->fragment[i]);
     stand_session(options->stand, border_session_id(attached->border), plan->reload);
-    log_info("trainer_attached", "ranks=%u steps=%llu kept=%llu lost=%llu ahead=%llu memory=%llu",
-             progress.ranks, (unsigned long long)plan->steps,
+    log_info("trainer_attached",
+             "ranks=%u relayed=%u steps=%llu kept=%llu lost=%llu ahead=%llu memory=%llu",
+             progress.ranks, progress.relayed, (unsigned long long)plan->steps,
              (unsigned long long)plan->unsent_steps, (unsigned long long)plan->lost,
              (unsigned long long)plan->ahead, (unsigned long long)border_size(attached->border));
     count_unsent(attached, plan->unsent_steps, plan->unsent_tokens);

@@ -9,6 +9,7 @@ enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_HALTED = 3 };
 int verb_join(struct options *options, void *values);
 int verb_run(struct options *options, void *values);
 int verb_leave(struct options *options, void *values);
+int verb_relay(struct options *options, void *values);
 int verb_status(struct options *options, void *values);
 int verb_eval(struct options *options, void *values);
 int verb_generate(struct options *options, void *values);

@@ -1,0 +1,112 @@
+"""What tests/relay_test.sh runs: training jobs with ranks on several hosts, each with a relay; the
+hosts are directories of this one."""
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from attach_test import PROGRAMS, SECONDS, SUMS, TORCH, TRAINER, Run  # noqa: E402
+from attach_test import exported, in_the_model  # noqa: E402
+from script_test import main, need  # noqa: E402
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Relay:
+    """A relay in a directory of its own, for the ranks of one host."""
+
+    def __init__(self, name, to, token):
+        self.directory = os.path.abspath(name)
+        self.log, self.handle = self.directory + ".log", None
+        self.command = [os.path.join(PROGRAMS, "atoll-node"), "relay", "--to", f"127.0.0.1:{to}",
+                        "--token-file", token, "--dir", self.directory]
+
+    def start(self):
+        with open(self.log, "ab") as log:
+            self.handle = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log,
+                                           stderr=log)
+        return self
+
+    def text(self):
+        with open(self.log) as file:
+            return file.read()
+
+    def kill(self):
+        self.handle.kill()
+        self.handle.wait()
+
+
+class Hosts(Run):
+    """A Run whose job has its ranks at so many relays."""
+
+    def __init__(self, relays, *names, through=None, **keys):
+        self.port, self.relays = free_port(), []
+        super().__init__(*names, options=("--trainer-listen", f"127.0.0.1:{self.port}"), **keys)
+        token = os.path.join(self.site.directory, "relay.token")
+        for number in range(relays):
+            self.relays.append(Relay(f"host{number}", through or self.port, token).start())
+        for relay in self.relays:
+            self.until("the relay is connected", lambda r=relay: "node_reached" in r.text())
+
+    def __exit__(self, *what):
+        if what[0]:
+            for relay in self.relays:
+                print(relay.log, relay.text()[-3000:], flush=True)
+            print(self.site.tail(40), flush=True)
+        for relay in self.relays:
+            if relay.handle.poll() is None:
+                relay.kill()
+        super().__exit__(*what)
+
+
+def first_payload(places):
+    """Of a DDP job with a rank in each of the places, a relay's number or None for the node's own
+    host: steps and digest."""
+    relays = len({place for place in places if place is not None})
+    with Hosts(relays, inner_steps=4, inner__dylu="false") as run:
+        port = free_port()
+        for rank, place in enumerate(places):
+            run.job(TORCH, run.federation.path("text.txt"), RANK=str(rank),
+                    WORLD_SIZE=str(len(places)), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
+                    directory=None if place is None else run.relays[place].directory)
+        run.until("it contributes", lambda: run.site.receipts)
+        first = run.contributions()[0]
+        run.until("it goes on", lambda: run.receipts() >= 4)
+        run.end()
+        for job in run.jobs:
+            assert job.wait() == 0, job.text()
+        for relay in run.relays:
+            assert relay.handle.wait(SECONDS) == 0, relay.text()
+        told = re.findall(r"trainer_attached .*ranks=(\d+) relayed=(\d+) ", run.site.text())
+        assert told[0] == (str(len(places)), str(sum(p is not None for p in places))), told
+        return first["inner_steps"], first["payload"]
+
+
+def test_ranks_on_other_hosts_publish_the_payload_bytes_of_a_job_on_the_nodes_host():
+    need("torch")
+    found = {}
+    for places in ((None, None), (None, 0), (0, 1)):
+        for attempt in range(3):
+            steps, payload = first_payload(places)
+            shutil.move("federation", "federation-" + "-".join(map(str, places)) + f"-{attempt}")
+            found.setdefault(steps, {}).setdefault(payload, []).append(places)
+            if len(found) == 1:
+                break
+    # the step that an order is for depends on when it is seen: what has the same has the same bytes
+    assert all(len(payloads) == 1 for payloads in found.values()), found
+    together = [places for payloads in found.values() for places in payloads.values()
+                if len(set(places)) > 1]
+    assert together, found
+
+
+if __name__ == "__main__":
+    sys.exit(main(globals()))
