@@ -252,6 +252,7 @@ void coordinator_state_step(struct coordinator_state *state, const struct coordi
     case COORDINATOR_JOIN: orders_join(state, event, now, out); break;
     case COORDINATOR_HEARTBEAT: presence_heartbeat(state, event, now, out); break;
     case COORDINATOR_FOLLOWING: places_following(state, event, now, out); break;
+    case COORDINATOR_NO_SNAPSHOT: steps_no_snapshot(state, now, out); break;
     case COORDINATOR_ADMIN: orders_admin(state, event, now, out); break;
     }
     settle(state, now, out);

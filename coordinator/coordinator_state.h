@@ -78,9 +78,10 @@ enum coordinator_event_kind {
     COORDINATOR_LOST,      /* somebody found payloads lost, outside of a step: `applied.lost` */
     COORDINATOR_JOIN, /* an unauthenticated caller asks to join, its CSR's signature checked by the
                          shell */
-    COORDINATOR_HEARTBEAT, /* a site's report */
-    COORDINATOR_FOLLOWING, /* a site opened or closed its Follow stream: counts as heard */
-    COORDINATOR_ADMIN      /* an admin's order */
+    COORDINATOR_HEARTBEAT,   /* a site's report */
+    COORDINATOR_FOLLOWING,   /* a site opened or closed its Follow stream: counts as heard */
+    COORDINATOR_NO_SNAPSHOT, /* somebody asked for the newest snapshot, and none can be read */
+    COORDINATOR_ADMIN        /* an admin's order */
 };
 
 enum admin_order {
@@ -215,6 +216,7 @@ struct coordinator_action {
     /* COMMIT: number, index of its first entry; PUBLISH: size; SNAPSHOT: first_index is the
      * header's payloads_from, size its ledger_size */
     uint64_t commit, first_index, size;
+    bool if_none;             /* SNAPSHOT: only where none is there when its turn comes */
     struct buffer bytes;      /* COMMIT: entries, each u32 length || bytes; RECEIPT and
                                  REFUSE(DUPLICATE): receipt */
     struct ledger_entry step; /* APPLY: without root; parts are pending in the run state */

@@ -136,7 +136,8 @@ struct coordinator_state {
     uint64_t paused_since_ms, paused_ms; /* monotonic; all earlier pauses together */
     uint64_t next_commit, committed;
     bool applying, stopping;
-    bool snapshot_wanted;         /* by the admin, once the step being applied is in the ledger */
+    bool snapshot_wanted;         /* once the step being applied is in the ledger */
+    uint64_t no_snapshot_ms;      /* when one was last begun because there is none; 0: never */
     struct ledger_entry step;     /* the one being applied */
     struct merge_windows windows; /* monotonic ms */
     uint64_t timer_ms;            /* the one asked for; UINT64_MAX: none */
@@ -238,6 +239,8 @@ void steps_consider(struct coordinator_state *state, struct instant now,
 void steps_applied(struct coordinator_state *state, const struct coordinator_event *event,
                    struct instant now, struct coordinator_actions *out);
 void steps_snapshot(struct coordinator_state *state, struct coordinator_actions *out);
+void steps_no_snapshot(struct coordinator_state *state, struct instant now,
+                       struct coordinator_actions *out);
 
 /* coordinator_uploads.c */
 struct coordinator_action *uploads_refuse(struct coordinator_state *state, uint64_t call,

@@ -6,6 +6,8 @@
 #include "base/memory.h"
 #include "coordinator/coordinator_state_internal.h"
 
+enum { SNAPSHOT_AGAIN_MS = 10000 /* between two that are begun since there is none */ };
+
 /* ---- outer steps ----------------------------------------------------------------------------- */
 
 static struct merge_view view_of(const struct coordinator_state *state,
@@ -73,6 +75,21 @@ void steps_snapshot(struct coordinator_state *state, struct coordinator_actions 
     action->first_index = oldest_pending(state);
     MARK("step: snapshot");
     state->snapshot_wanted = false;
+}
+
+/* The only one was damaged, say. The next is many versions away, and none may come: who has no copy
+ * of version 0 trains nothing without a snapshot, and a step may wait for that site. So one is
+ * written of the model as it is, now; where that is not there or the disk has no room, who asked
+ * asks again. */
+void steps_no_snapshot(struct coordinator_state *state, struct instant now,
+                       struct coordinator_actions *out) {
+    bool asked =
+        state->no_snapshot_ms > 0 && now.monotonic_ms - state->no_snapshot_ms < SNAPSHOT_AGAIN_MS;
+    if (state->behind || state->applying || asked) return;
+    MARK("step: a snapshot, since there is none");
+    state->no_snapshot_ms = MAX(now.monotonic_ms, 1);
+    steps_snapshot(state, out);
+    out->items[out->count - 1].if_none = true;
 }
 
 /* A step that would make the model cease to be finite is never entered: the part that would bring

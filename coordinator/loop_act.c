@@ -220,6 +220,7 @@ static void act_snapshot(struct loop *loop, const struct coordinator_action *act
     message.snapshot.ledger_size = action->size;
     message.snapshot.payloads_from = action->first_index;
     message.snapshot.epoch = run_state_epoch(coordinator_state_run(loop->state));
+    message.snapshot.if_none = action->if_none;
     model_thread_post(loop->options.model_thread, &message);
 }
 

@@ -130,6 +130,12 @@ enum status model_work_snapshot(const struct model_work *work,
     struct snapshot_header header = {.epoch = snapshot->epoch,
                                      .ledger_size = snapshot->ledger_size,
                                      .payloads_from = snapshot->payloads_from};
+    struct snapshot_header there;
+    uint8_t raw[SNAPSHOT_HEADER_SIZE];
+    if (snapshot->if_none &&
+        directory_snapshot_header(work->data, UINT64_MAX, key_pair_public(work->key), raw, &there,
+                                  NULL) == OK)
+        return OK;
     memcpy(header.run_id, work->run_id, RUN_ID_SIZE);
     ASSERT(snapshot->version == work->model->version);
     return directory_snapshot_write(work->data, work->model, &header, work->key,

@@ -40,6 +40,7 @@ struct model_snapshot {
     uint64_t version; /* of the model as it is then */
     uint64_t ledger_size, payloads_from;
     uint32_t epoch;
+    bool if_none; /* not where one can be read: its content is not looked at */
 };
 
 /* What a STEP entry needs of the contributions that it merges, copied while `run` still has them

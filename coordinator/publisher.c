@@ -400,7 +400,9 @@ static void open_follow(struct publisher *publisher, struct call *call,
 static void spoil_snapshot(struct publisher *publisher, const struct snapshot_header *header,
                            const struct error *why) {
     struct error error = {0};
-    log_error("snapshot_damaged", "version=%llu reason=\"%s\" do=\"nothing: another is offered\"",
+    log_error("snapshot_damaged",
+              "version=%llu reason=\"%s\" do=\"nothing: another is offered, "
+              "or written\"",
               (unsigned long long)header->version, why->message);
     if (directory_snapshot_delete(publisher->options.data, header, &error) != OK)
         log_warn("snapshot_left_behind", "version=%llu reason=\"%s\"",
@@ -420,7 +422,10 @@ static void open_snapshot(struct publisher *publisher, struct call *call,
     if (status == OK && request->version && header.version != request->version)
         status = NOT_FOUND; /* not any more */
     if (status != OK) {
+        bool none = status == NOT_FOUND || status == CORRUPT || status == INVALID;
         if (status != NOT_FOUND) log_warn("snapshot_unreadable", "reason=\"%s\"", error.message);
+        if (none && !request->version)
+            tell(publisher, &(struct coordinator_event){.kind = COORDINATOR_NO_SNAPSHOT});
         call_finish(call, rpc_code_of(status),
                     status == NOT_FOUND ? "there is no such snapshot here"
                                         : "the coordinator cannot read its snapshots now");

@@ -342,6 +342,7 @@ static enum status start_links(struct daemon *daemon, struct error *error) {
                                 .timeout_ms = (uint32_t)daemon->settings->timeout_ms,
                                 .waits = !daemon->settings->overlap,
                                 .instance = daemon->instance,
+                                .restored = daemon->is_restored,
                                 .payload_limit =
                                     codec_bound_of_mode(daemon->replica.codec, (size_t)largest),
                                 .tell = daemon_loop_post,

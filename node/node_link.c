@@ -53,7 +53,7 @@ void node_offer(struct node_state *state, const struct node_event *event, struct
     bool cheaper =
         missed > 0 && missed * MAX(state->options.nominal_payload, 1) > header->content_size;
     if (state->lacks_model && !event->offer.exists) {
-        node_link_down(state, now); /* a rare damage: there is one of version 0 as a rule */
+        node_link_down(state, now); /* the only one was damaged: another is being written */
     } else if (cheaper || state->lacks_model) {
         MARK("link: fetching a snapshot");
         state->offer = *header;

@@ -10,12 +10,12 @@
 #include "node/journal_files.h"
 #include "proto/messages.h"
 
-static enum status ask(struct stream *stream, uint64_t instance, uint64_t index,
-                       struct error *error) {
+static enum status ask(struct stream *stream, const struct refetch *wanted, struct error *error) {
     struct follow_request request = {.protocol = PROTOCOL_VERSION,
-                                     .instance = instance,
-                                     .from_index = index,
-                                     .payloads_from_index = index};
+                                     .instance = wanted->instance,
+                                     .restored = wanted->restored,
+                                     .from_index = wanted->index,
+                                     .payloads_from_index = wanted->index};
     struct buffer encoded = {0};
     enum status status = follow_request_encode(&request, &encoded, error);
     if (status == OK)
@@ -54,20 +54,19 @@ static enum status receive(struct stream *stream, uint64_t index, uint64_t size,
     return status;
 }
 
-enum status refetch_payload(struct journal *journal, struct stream *stream, uint64_t instance,
-                            uint64_t index, uint64_t size, const uint8_t digest[static DIGEST_SIZE],
-                            struct error *error) {
+enum status refetch_payload(struct journal *journal, struct stream *stream,
+                            const struct refetch *wanted, struct error *error) {
     struct blob_upload *upload = NULL;
     char name[64];
-    snprintf(name, sizeof name, "lost-%llu", (unsigned long long)index);
-    TRY(blob_upload_open(journal_payloads(journal), name, size, &upload, error));
+    snprintf(name, sizeof name, "lost-%llu", (unsigned long long)wanted->index);
+    TRY(blob_upload_open(journal_payloads(journal), name, wanted->size, &upload, error));
     if (blob_upload_size(upload) > 0) { /* pieces of a link that broke: a new one begins anew */
         blob_upload_discard(upload);
-        TRY(blob_upload_open(journal_payloads(journal), name, size, &upload, error));
+        TRY(blob_upload_open(journal_payloads(journal), name, wanted->size, &upload, error));
     }
-    enum status status = ask(stream, instance, index, error);
-    if (status == OK) status = receive(stream, index, size, upload, error);
-    if (status == OK) status = blob_upload_finish(upload, digest, error);
+    enum status status = ask(stream, wanted, error);
+    if (status == OK) status = receive(stream, wanted->index, wanted->size, upload, error);
+    if (status == OK) status = blob_upload_finish(upload, wanted->digest, error);
     if (status == OK)
         blob_upload_close(upload);
     else

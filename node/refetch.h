@@ -6,10 +6,16 @@
 #include "node/journal.h"
 #include "node/stream.h"
 
+struct refetch {
+    uint64_t instance; /* of this process */
+    bool restored;     /* as the site's own Follow tells it: whichever comes first counts */
+    uint64_t index, size;
+    const uint8_t *digest; /* [DIGEST_SIZE] */
+};
+
 /* On a fresh Follow stream. OK: the payload is durable in journal_payloads. CORRUPT: what came is
  * another; the coordinator will see to its own copy. */
 MUST_USE enum status refetch_payload(struct journal *journal, struct stream *stream,
-                                     uint64_t instance, uint64_t index, uint64_t size,
-                                     const uint8_t digest[static DIGEST_SIZE], struct error *error);
+                                     const struct refetch *wanted, struct error *error);
 
 #endif

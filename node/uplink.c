@@ -244,10 +244,13 @@ static void refetch(struct uplink *uplink, const struct site_upload *upload) {
     event.status = stream_open(upload->channel, METHOD_FOLLOW, uplink->options.timeout_ms,
                                uplink->options.traffic, &stream, &error);
     set_stream(uplink, stream);
+    struct refetch wanted = {.instance = uplink->options.instance,
+                             .restored = uplink->options.restored,
+                             .index = upload->index,
+                             .size = upload->payload_size,
+                             .digest = upload->payload_digest};
     if (event.status == OK)
-        event.status =
-            refetch_payload(uplink->options.journal, stream, uplink->options.instance,
-                            upload->index, upload->payload_size, upload->payload_digest, &error);
+        event.status = refetch_payload(uplink->options.journal, stream, &wanted, &error);
     set_stream(uplink, NULL);
     stream_close(stream);
     event.message = error.message;

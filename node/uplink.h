@@ -27,6 +27,7 @@ struct uplink_options {
     uint64_t bandwidth;      /* bytes per second; 0: no cap */
     uint32_t timeout_ms;     /* without progress */
     uint64_t instance;       /* of this process */
+    bool restored;           /* as the downlink tells it */
     bool waits;              /* training waits for what is sent: overlap is off */
     uint64_t payload_limit;  /* bytes: the codec's bound of the largest fragment */
     /* on this thread; copies what it keeps */

@@ -285,6 +285,9 @@ static void open_fetch(struct coordinator *coordinator, struct simulated_call *c
                                   key_pair_public(coordinator->setup.key), raw, &header, NULL);
     if (status != OK || (message->a && header.version != message->a)) {
         coordinator_answer(coordinator, call->number, &reply);
+        if (status != OK && !message->a)
+            coordinator_step(coordinator,
+                             &(struct coordinator_event){.kind = COORDINATOR_NO_SNAPSHOT});
         return;
     }
     if (blob_read(coordinator->data.blobs, header.content_digest, header.content_size, &content,

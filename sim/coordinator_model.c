@@ -152,11 +152,12 @@ void coordinator_catch_up(struct coordinator *coordinator) {
 void coordinator_snapshot(struct coordinator *coordinator,
                           const struct coordinator_action *action) {
     struct model_job job = {.kind = JOB_SNAPSHOT};
-    job.snapshot = (struct model_snapshot){
-        .version = action->version,
-        .ledger_size = action->size,
-        .payloads_from = action->first_index,
-        .epoch = run_state_epoch(coordinator_state_run(coordinator->state))};
+    job.snapshot =
+        (struct model_snapshot){.version = action->version,
+                                .ledger_size = action->size,
+                                .payloads_from = action->first_index,
+                                .epoch = run_state_epoch(coordinator_state_run(coordinator->state)),
+                                .if_none = action->if_none};
     queue_job(coordinator, &job);
 }
 

@@ -641,7 +641,7 @@ static void compare_replicas(struct federation *f) {
     for (uint32_t i = 1; i <= f->site_count; i++) {
         const struct replica *replica = site_replica(f->sites[i]);
         uint8_t root[DIGEST_SIZE];
-        if (!replica || f->halted[i]) continue;
+        if (!replica || f->halted[i] || site_lacks_model(f->sites[i])) continue;
         state_root(replica->global.theta, replica->parameters, root);
         check_root(f->check, site_name(f->sites[i]), replica->global.version, root);
     }

@@ -231,6 +231,15 @@ static void flip_snapshot(struct federation *f, uint32_t process) {
     if (world_fault(&f->world, FAULT_COORDINATOR_CRASH, process)) crash(f, process);
 }
 
+/* The snapshot of version 0 goes while sites without a copy ask for it, and there is no other. */
+static void on_early_damage(void *context, struct event *event) {
+    struct federation *f = context;
+    (void)event;
+    if (coordinator_has_snapshots(f->coordinator) &&
+        world_fault(&f->world, FAULT_FLIPPED_BLOB, COORDINATOR))
+        (void)coordinator_flip_snapshot(f->coordinator);
+}
+
 static bool has_waiting(const struct federation *f, uint32_t process) {
     const struct run_state *run = check_run(f->check);
     bool waiting = false;
@@ -529,6 +538,8 @@ void federation_begin_fault_phase(struct federation *f) {
     if (s->manifest.token_budget) world_post(&f->world, 0, NO_PROCESS, on_spending, f, NULL);
     if (random_hash(f->world.seed, UINT64_C(0x1a7e)) % 6 == 0)
         world_post(&f->world, late, NO_PROCESS, on_late_damage, f, NULL);
+    if (random_hash(f->world.seed, UINT64_C(0xea71)) % 12 == 0)
+        world_post(&f->world, 1500 * MS, NO_PROCESS, on_early_damage, f, NULL);
     for (size_t i = 0; i < COUNT_OF(faults); i++) {
         if (faults[i].every) (void)federation_again(f, faults[i].every, faults[i].run);
     }

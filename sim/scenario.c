@@ -209,6 +209,8 @@ void scenario_draw(struct scenario *s, struct world *world, uint32_t sites) {
         s->guest = s->sites + s->spares;
         s->site[s->guest].step_us /= 10;
     }
+    for (uint32_t i = 1; i <= s->sites + s->spares; i++)
+        s->site[i].lacks_model = random_hash(world->seed, UINT64_C(0x1ac0) + i) % 6 == 0;
     if (s->spares > 0 && !s->guest)
         s->site[s->sites + s->spares].observes = is_one_in(world, UINT64_C(0x0b5e), 2);
     s->commit_us = world_between(world, 1, 40) * MS;

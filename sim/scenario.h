@@ -21,6 +21,7 @@ struct site_scenario {
     bool faulty;
     enum changed_client_kind changed;
     bool observes;    /* by its invitation: it follows, and trains nothing */
+    bool lacks_model; /* it has no copy of version 0 */
     bool boasts;      /* faulty, and tells more steps than can be to the end */
     uint64_t step_us; /* an inner step */
 };

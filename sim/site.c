@@ -21,6 +21,8 @@ bool site_is_finished(const struct simulated_site *site) { return site->finished
 const struct node_state *site_core(const struct simulated_site *site) {
     return site->running ? site->state : NULL;
 }
+bool site_lacks_model(const struct simulated_site *site) { return site->lacks_model; }
+
 const struct replica *site_replica(const struct simulated_site *site) {
     return site->running ? &site->replica : NULL;
 }
@@ -286,12 +288,27 @@ static void check_resumed(const struct simulated_site *site, const struct node_s
     }
 }
 
+/* As a person stops it: the last thing that it does is a checkpoint of what it has. */
+static void stop_without_model(struct simulated_site *site) {
+    const struct scenario *scenario = site->setup.scenario;
+    if (!site->lacks_model || site->world->now >= scenario->fault_phase_us ||
+        random_hash(site->world->seed, site->world->now + site->setup.process) % 3 != 0 ||
+        !world_fault(site->world, FAULT_SITE_CRASH, site->setup.process))
+        return;
+    site->stops = true;
+    site_request(site, (struct request){.kind = REQUEST_CAPTURE});
+}
+
 /* ---- from the disk --------------------------------------------------------------------------- */
 
 static enum status initialise(void *context, float *theta, struct error *error) {
     const struct simulated_site *site = context;
     (void)error;
-    memcpy(theta, site->setup.initial, (size_t)site->setup.scenario->parameters * sizeof *theta);
+    size_t size = (size_t)site->setup.scenario->parameters * sizeof *theta;
+    if (site->lacks_model)
+        memset(theta, 0, size);
+    else
+        memcpy(theta, site->setup.initial, size);
     return OK;
 }
 
@@ -367,6 +384,8 @@ static enum status restore(struct simulated_site *site, struct restored *restore
                                            .message_lost = message_lost}};
     const struct model_state *global = &site->replica.global;
     uint8_t root[DIGEST_SIZE];
+    site->lacks_model = site->setup.scenario->site[site->setup.process].lacks_model &&
+                        journal_size(site->journal) == 0 && !journal_checkpoint(site->journal);
     TRY(restore_site(&input, restored, error));
     if (journal_size(site->journal) > 0) {
         state_root(global->theta, global->parameters, root);
@@ -396,6 +415,7 @@ static void create_state(struct simulated_site *site, const struct restored *res
                                    .nominal_payload = scenario->nominal_payload,
                                    .payloads_from = restored->payloads_from,
                                    .last_sequence = restored->last_sequence,
+                                   .lacks_model = site->lacks_model,
                                    .restored = site->restored ||
                                                scenario->site[site->setup.process].faulty};
     site->state = node_state_create(&options);
@@ -436,6 +456,7 @@ void site_enter(struct simulated_site *site) {
                      restored.spooled_count, site_now(site), &site->actions);
     check_resumed(site, restored.spooled, restored.spooled_count);
     perform_all(site);
+    stop_without_model(site);
     /* as if they had just come */
     for (uint64_t i = restored.entries; i < site->disk.entry_count; i++)
         step(site, &(struct node_event){.kind = NODE_ENTRY,

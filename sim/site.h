@@ -55,6 +55,8 @@ bool site_is_finished(const struct simulated_site *site);
 /* NULL: it is down, or not joined */
 const struct node_state *site_core(const struct simulated_site *site);
 const struct replica *site_replica(const struct simulated_site *site); /* likewise */
+/* zeros stand in its place until a snapshot of the run is loaded */
+bool site_lacks_model(const struct simulated_site *site);
 
 /* --- its disk, while it is down or up --- */
 void site_back_up(struct simulated_site *site); /* keeps a copy of the disk as it is */

@@ -89,6 +89,8 @@ struct simulated_site {
     /* the checker's: entries before it need no payload, since a checkpoint */
     uint64_t payloads_had;
     struct buffer download; /* of a snapshot, as far as it came */
+    bool lacks_model;       /* it started without version 0, which a snapshot of the run brings */
+    bool stops;             /* in good order, once it has a checkpoint, or has none to make */
     bool restored;          /* the disk was set back, and its operator says so from then on */
     uint64_t made_plus_1;   /* of the last order to follow */
     uint8_t download_digest[DIGEST_SIZE];

@@ -65,6 +65,7 @@ void site_keeper_start(struct simulated_site *site, uint64_t payloads_from) {
                                      .replica = &site->replica,
                                      .journal = site->journal,
                                      .payloads_from = payloads_from,
+                                     .lacks_model = site->lacks_model,
                                      .port = {.context = site,
                                               .rebase = on_rebase,
                                               .capture = on_capture,
@@ -165,10 +166,15 @@ static enum keeper_outcome keep(struct simulated_site *site, struct keeper_job *
     if (job->kind == KEEPER_CAPTURED && job->written) site->payloads_had = site->loaded_from;
     if (job->kind == KEEPER_LOAD && job->status == OK) {
         site->loaded_from = job->snapshot.payloads_from;
+        site->lacks_model = false;
         site->world->tally.snapshots_loaded++;
     }
     if (site->disk.blob_count < before.count) check_deleted(site, &before);
     free(before.digests);
+    if (job->kind == KEEPER_CAPTURED && site->stops && outcome != KEEPER_FULL) {
+        world_trace(site->world, "%-12s is stopped", site->name);
+        site->world->processes[site->setup.process].doomed = true;
+    }
     return outcome;
 }
 
@@ -231,6 +237,7 @@ void site_keeper_clear(struct simulated_site *site) {
     site->job_count = 0;
     site->full = false;
     site->working = false;
+    site->stops = false;
     keeper_destroy(site->keeper);
     site->keeper = NULL;
 }

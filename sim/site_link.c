@@ -81,15 +81,18 @@ static uint64_t instance_of(const struct simulated_site *site) {
     return site->world->processes[site->setup.process].incarnation + 1;
 }
 
+/* A faulty site's lies are not in its books. */
+static bool says_restored(const struct simulated_site *site) {
+    return site->restored || site->setup.scenario->site[site->setup.process].faulty;
+}
+
 static void run_follow(struct simulated_site *site) {
     struct message message = {.kind = MESSAGE_FOLLOW,
                               .instance = instance_of(site),
                               .b = site->payloads_from,
                               .c = site->omit_own};
     message.made_plus_1 = site->made_plus_1;
-    message.restored =
-        /* its lies are not in its books */
-        site->restored || site->setup.scenario->site[site->setup.process].faulty;
+    message.restored = says_restored(site);
     site->next = message.a = MAX(site->from, site->disk.entry_count);
     site->down = DOWN_FOLLOWING;
     site->down_stream = open_call(site, &message);
@@ -298,6 +301,7 @@ static void follow_message(struct simulated_site *site, const struct message *me
                                 .instance = instance_of(site),
                                 .a = site->disk.entry_count,
                                 .b = site->payloads_from};
+        again.restored = says_restored(site);
         close_call(site, &site->down_stream);
         site->omit_own = false;
         site->next = again.a;
@@ -485,6 +489,7 @@ void site_refetch(struct simulated_site *site, uint64_t index,
                   const struct contribution *contribution) {
     struct message message = {
         .kind = MESSAGE_FOLLOW, .instance = instance_of(site), .a = index, .b = index};
+    message.restored = says_restored(site);
     site->refetch_index = index;
     memcpy(site->refetch_digest, contribution->payload_digest, DIGEST_SIZE);
     site->refetch_stream = open_call(site, &message);

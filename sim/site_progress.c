@@ -78,7 +78,7 @@ static void compare_progress(struct simulated_site *site, uint32_t fragment, con
 }
 
 static void check_progress(struct simulated_site *site, uint32_t fragment, const char *after) {
-    if (site->own.baseless[fragment]) return;
+    if (site->own.baseless[fragment] || site->lacks_model) return;
     check_base(site->setup.check, site->name, &site->replica, fragment,
                site->replica.base_version[fragment]);
     compare_progress(site, fragment, "theta_local", site->local, site->own.local, after);

@@ -79,7 +79,7 @@ static void capture_now(struct simulated_site *site) {
     uint64_t step = site->setup.scenario->site[site->setup.process].step_us;
     struct training_capture *capture = training_capture_create(site->marks, &site->replica);
     for (uint32_t f = 0; f < site->replica.fragments; f++)
-        if (!site->own.baseless[f])
+        if (!site->own.baseless[f] && !site->lacks_model)
             check_base(site->setup.check, site->name, &site->replica, f,
                        capture->fragment[f].base_version);
     capture->freed = on_capture_freed;

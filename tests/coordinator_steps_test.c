@@ -578,3 +578,27 @@ TEST(the_admin_gets_a_snapshot_once_no_step_is_under_way) {
     CHECK(!shell_find(s, DO_SNAPSHOT)); /* asked for once, made once */
     shell_close(s);
 }
+
+TEST(where_no_snapshot_can_be_read_one_is_written_and_not_again_at_each_asking) {
+    struct shell *s = shell_open(ALONE "snapshot_interval: 1000\n", 2);
+    shell_plain(s, COORDINATOR_NO_SNAPSHOT, 0);
+    const struct coordinator_action *snapshot = shell_find(s, DO_SNAPSHOT);
+    CHECK(snapshot && snapshot->if_none);
+    CHECK_EQUAL(snapshot->version, 0);
+    CHECK_EQUAL(snapshot->size, run_state_size(shell_run(s)));
+    shell_plain(s, COORDINATOR_NO_SNAPSHOT, 0);
+    CHECK(!shell_find(s, DO_SNAPSHOT)); /* it is being written */
+    shell_wait(s, 9999);
+    shell_plain(s, COORDINATOR_NO_SNAPSHOT, 0);
+    CHECK(!shell_find(s, DO_SNAPSHOT));
+    shell_wait(s, 1);
+    shell_contribute(s, 1, 0);
+    shell_plain(s, COORDINATOR_NO_SNAPSHOT, 0);
+    CHECK(!shell_find(s, DO_SNAPSHOT)); /* never of a model that is being changed */
+    shell_settle(s);
+    shell_plain(s, COORDINATOR_NO_SNAPSHOT, 0); /* the disk had no room, say */
+    CHECK_EQUAL(shell_find(s, DO_SNAPSHOT)->version, 1);
+    shell_admin(s, ORDER_SNAPSHOT, "");
+    CHECK(!shell_find(s, DO_SNAPSHOT)->if_none); /* a person gets one in any case */
+    shell_close(s);
+}

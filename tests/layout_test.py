@@ -695,6 +695,27 @@ def test_a_site_that_is_killed_before_the_model_has_come_asks_for_it_again():
         federation.close()
 
 
+def test_a_site_without_a_copy_gets_the_model_although_the_only_snapshot_was_damaged():
+    federation = of_one_tensor()
+    try:
+        blobs = [os.path.join(root, name) for root, _, names in os.walk(
+            federation.path("run", "blobs")) for name in names]
+        largest = max(blobs, key=os.path.getsize)
+        with open(largest, "r+b") as file:
+            file.seek(4096)
+            byte = file.read(1)
+            file.seek(4096)
+            file.write(bytes([byte[0] ^ 1]))
+        site = federation.add_site("none", "--attach")
+        federation.until("it is linked", lambda: site.status().get("linked"), SECONDS)
+        assert "snapshot_damaged" in federation.coordinator.text()
+        assert site.end(SECONDS) == 0
+        run(NODE, "export", "--dir", site.directory, "--export", "out")
+        assert read_tensors("out") == read_tensors("start")
+    finally:
+        federation.close()
+
+
 def test_a_site_that_is_stopped_before_the_model_has_come_keeps_no_zeros_in_its_place():
     federation = of_one_tensor()
     try:

@@ -40,6 +40,8 @@ static struct site *begin(uint64_t bandwidth) {
                                      .traffic = &site->traffic,
                                      .bandwidth = bandwidth,
                                      .timeout_ms = 20000,
+                                     .instance = 77,
+                                     .restored = true,
                                      .tell = tell,
                                      .context = site};
     CHECK_OK(uplink_start(&options, &site->uplink, &error));
@@ -164,5 +166,22 @@ TEST(stopping_cuts_an_upload_and_tells_nothing) {
     uplink_stop(site->uplink);
     CHECK_EQUAL(atomic_load(&site->told.count), 0);
     uplink_send(site->uplink, site->fake->channel, 0, 9); /* what is still asked is dropped */
+    end(site);
+}
+
+/* Its call may reach the coordinator before the downlink's, and the site's contribution between the
+ * two: without the word it would be cut as a copy. */
+TEST(who_asks_for_a_lost_payload_says_too_that_the_site_was_restored) {
+    struct site *site = begin(0);
+    struct contribution wanted = {.payload_size = PAYLOAD};
+    memcpy(wanted.payload_digest, site->round.payload_digest, DIGEST_SIZE);
+    site->fake->ends[0] = true;
+    uplink_refetch(site->uplink, site->fake->channel, 12, &wanted);
+    CHECK_EQUAL(told_wait(&site->told, 0)->kind, NODE_REFETCHED);
+    const struct follow_request *asked = fake_follow(site->fake, 0);
+    CHECK(asked->restored);
+    CHECK_EQUAL(asked->instance, 77);
+    CHECK_EQUAL(asked->from_index, 12);
+    CHECK_EQUAL(asked->payloads_from_index, 12);
     end(site);
 }
