@@ -135,8 +135,8 @@ const struct setting manifest_settings[] = {
 
     {"weights", SETTING_CHOICE, AT(weights), "equal", .choices = weight_policies,
      .help = "What a contribution counts by: equal, all alike; tokens, the tokens it was trained "
-             "on; shares, its site's share of the data over the tokens that it trains in a time. "
-             "At most twice as much as under equal."},
+             "on, at most twice as much as under equal; shares, its site's share of the data over "
+             "its part of the tokens that all train, at most as much as under equal."},
     {"shares", SETTING_CHARS, AT(shares), "none", .check = shares_check,
      .form = "SITE=NUMBER for each site, separated by blanks, or a mapping of them",
      .help = "With weights: shares, what the sites' data should count, relative to each other; a "

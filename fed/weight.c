@@ -97,24 +97,21 @@ static double by_tokens(const struct weighing *weights, const struct manifest *m
     return believed(belief, tokens_of(own)) * belief.count / sum;
 }
 
-/* How much a site lacks for its share, in a unit that all have in common. */
-static double lack_of(struct belief belief, const struct weight_voice *voice) {
-    return voice->share / believed(belief, flow_of(voice));
-}
-
+/* The site's share over its part of the tokens that all train in a time; 1 at most. */
 static double by_share(const struct weighing *weights, const struct manifest *manifest,
                        const struct weight_voice *own, uint64_t time_ms) {
     if (own->flow_ms == 0) return 1;
     struct belief belief = belief_of(weights, manifest, true, time_ms);
-    double first = 0, second = 0;
+    double flow = 0, share = 0;
     for (uint32_t i = 0; i < weights->count; i++) {
         const struct weight_voice *voice = &weights->voices[i];
         if (!has_voice(voice, manifest, true, time_ms)) continue;
-        double lack = lack_of(belief, voice);
-        second = fmax(second, fmin(lack, first));
-        first = fmax(first, lack);
+        flow += believed(belief, flow_of(voice));
+        share += voice->share;
     }
-    return lack_of(belief, own) / (belief.count > 2 ? second : first);
+    double weight = own->share / share * (flow / believed(belief, flow_of(own)));
+    if (weight > 1) MARK("weight: less data than its share");
+    return fmin(weight, 1);
 }
 
 double weighing_of(const struct weighing *weights, const struct manifest *manifest, uint32_t site,

@@ -5,11 +5,12 @@
  *   tokens   by the tokens it was trained on: those over the mean of the sites' last ones, so that
  *            the weights of a round of all sites add up to their number
  *   shares   by the share of the data that the manifest gives its site: the share, over the
- *            tokens that the site trains in a time. The site that lacks most for its share has 1
- *            (of three sites or more the second of them, so that no single one sets it), the others
- *            less. For above 1 a step goes beyond what its site has found, and the run learns less
- *            or diverges (docs/decisions.md). Shares are relative to each other; a site that none
- *            is written for has the mean of those that are written
+ *            site's part of the tokens that all train in a time, and 1 at most. So a site that
+ *            trains more than its share counts for its share, and one that trains less counts in
+ *            full: above 1 a step goes beyond what its site has found, and all texts lose by it;
+ *            for less, the others' data would be thrown away (docs/decisions.md). Shares are
+ *            relative to each other; a site that none is written for has the mean of those that
+ *            are written
  *
  * Order: first the clip (fed/scale.h), then the weight, then the cap of influence: a weight is
  * between WEIGHT_LEAST and WEIGHT_MOST. So no contribution moves the model by more than WEIGHT_MOST

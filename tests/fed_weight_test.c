@@ -43,11 +43,9 @@ TEST(by_tokens_a_round_weighs_as_much_as_it_has_sites_and_each_by_its_own) {
     weighing_deinit(&weights);
 }
 
-/* Sites of different speeds, with and without DyLU: weight times tokens is in proportion to the
- * shares, and all of them together are what they are where everything counts alike. */
-/* Sites of different speeds, with and without DyLU: weight times tokens is in proportion to the
- * shares, and the site that lacks second most has 1. */
-TEST(by_shares_what_a_site_adds_over_time_is_its_share) {
+/* Sites of different speeds, with and without DyLU: who trains more than its share adds its share
+ * of all that is trained, and who trains less adds all that it has. */
+TEST(by_shares_who_trains_more_than_its_share_adds_its_share) {
     struct manifest manifest = manifest_of(WEIGHTS_SHARES, "a=0.5 b=0.25");
     const double shares[] = {weight_share(&manifest, "a"), weight_share(&manifest, "b"),
                              weight_share(&manifest, "c")};
@@ -56,18 +54,43 @@ TEST(by_shares_what_a_site_adds_over_time_is_its_share) {
     for (int dylu = 0; dylu < 2; dylu++) {
         struct weighing weights = {0};
         const uint64_t every[] = {1000, 1500, 2000}, tokens[] = {60000, 40000, 30000};
-        double effect[3], weight[3], sum = 0;
+        const double wanted[] = {0.5 / 1.125 * 13 / 6, 0.25 / 1.125 * 13 / 4, 1};
         for (uint32_t i = 0; i < 3; i++)
-            note_flow(&weights, i + 1, dylu ? tokens[i] : 50000, shares[i], dylu ? 1000 : every[i],
+            note_flow(&weights, i + 1, dylu ? tokens[i] : 60000, shares[i], dylu ? 1000 : every[i],
                       600000);
-        for (uint32_t i = 0; i < 3; i++) {
-            weight[i] = weighing_of(&weights, &manifest, i + 1, 600000);
-            effect[i] = weight[i] * (dylu ? (double)tokens[i] / 1000 : 5e4 / (double)every[i]);
-            sum += effect[i];
-        }
-        for (uint32_t i = 0; i < 3; i++) CHECK_NEAR(effect[i] / sum, shares[i] / 1.125, 1e-3);
-        CHECK_NEAR(weight[0], 1, 0); /* 0.5 / 60, 0.25 / 40, 0.375 / 30 */
-        CHECK_NEAR(weight[2], 1.5, 1e-3);
+        for (uint32_t i = 0; i < 3; i++)
+            CHECK_NEAR(weighing_of(&weights, &manifest, i + 1, 600000), wanted[i], 1e-3);
+        weighing_deinit(&weights);
+    }
+}
+
+/* Of four sites with equal shares the fastest trains more than half: it adds a quarter of what is
+ * trained, which is much more than the slow ones do. */
+TEST(by_shares_what_a_fast_site_trains_within_its_share_is_not_thrown_away) {
+    struct manifest manifest = manifest_of(WEIGHTS_SHARES, "none");
+    struct weighing weights = {0};
+    const uint64_t tokens[] = {2784, 3600, 7248, 15984};
+    const double all = 29616;
+    for (uint32_t i = 0; i < 4; i++) note_flow(&weights, i + 1, tokens[i], 1, 1000, 600000);
+    for (uint32_t i = 0; i < 2; i++)
+        CHECK_NEAR(weighing_of(&weights, &manifest, i + 1, 600000), 1, 0);
+    /* 15984 count as 4 times the lower median, 14400 */
+    CHECK_NEAR(weighing_of(&weights, &manifest, 3, 600000), (all - 1584) / 4 / 7248, 1e-3);
+    CHECK_NEAR(weighing_of(&weights, &manifest, 4, 600000), (all - 1584) / 4 / 14400, 1e-3);
+    weighing_deinit(&weights);
+}
+
+/* Whatever a site tells, it gets no more than under `equal`, and takes from nobody more than its
+ * own part. */
+TEST(by_shares_a_lie_gains_nothing) {
+    struct manifest manifest = manifest_of(WEIGHTS_SHARES, "none");
+    for (uint64_t told = 1; told < TOKENS_LIMIT; told *= 100) {
+        struct weighing weights = {0};
+        for (uint32_t i = 0; i < 5; i++)
+            note_flow(&weights, i + 1, i ? 10000 : told, 1, 1000, 600000);
+        CHECK(weighing_of(&weights, &manifest, 1, 600000) <= 1);
+        for (uint32_t i = 1; i < 5; i++)
+            CHECK(weighing_of(&weights, &manifest, i + 1, 600000) > 0.84); /* 4.25 of 5 */
         weighing_deinit(&weights);
     }
 }
@@ -139,7 +162,7 @@ TEST(every_replay_weighs_as_the_first_one_did) {
         for (uint64_t v = 0; v < 20; v++) {
             for (uint32_t site = 1; site <= 3; site++)
                 if (v % site == 0) {
-                    f->tokens = 500 * site;
+                    f->tokens = 500 * site * site;
                     fixture_contribute(f, site, 0, v, 0.1f * (float)site);
                 }
             uint16_t count = (uint16_t)run_state_pending_count(f->run, 0);
@@ -152,7 +175,7 @@ TEST(every_replay_weighs_as_the_first_one_did) {
             }
             fixture_step(f, 0, count);
         }
-        CHECK(odd > 10); /* the policy does something here */
+        CHECK(odd > 4); /* the policy does something here */
         struct run_state *again = run_state_create();
         for (uint64_t i = 0; i < f->entry_count; i++)
             CHECK_OK(run_state_apply(again, buffer_bytes(&f->entries[i]), false, &error));
