@@ -49,7 +49,7 @@ static int run(unsigned sites) {
         return 1;
     }
     double begin = now();
-    plan_run(topology, 1, &result);
+    plan_run(topology, NULL, 0, 1, &result);
     double seconds = now() - begin;
     struct plan_advice advice;
     if (sites <= 1000) plan_advise(topology, 1, &result, &advice);

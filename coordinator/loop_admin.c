@@ -154,7 +154,8 @@ static void answer_rules(struct loop *loop, struct call *call) {
     manifest_write_rules(rules, &text);
     buffer_append_text(&text,
                        "# now, with %u sites present: outer rate %g; period %u; staleness cap %u\n",
-                       present, (double)step.rate, step.period, staleness_cap_of(rules, present));
+                       present, (double)step.rate, step.period,
+                       staleness_cap_of(rules->merge.staleness_cap, present));
     write_changes(run, &text);
     call_answer_admin(call, &(struct admin_reply){.rules = buffer_bytes(&text)});
     buffer_deinit(&text);

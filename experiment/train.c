@@ -105,8 +105,8 @@ static void log_round(struct train *train, const struct train_site *site) {
 static enum status advance_if_stale(struct train *train, struct train_site *site, uint32_t fragment,
                                     struct error *error) {
     struct train_slot *slot = &site->slots[fragment];
-    uint64_t cap = staleness_cap_of(&train->rules, train->site_count),
-             missed = train->newest->steps[fragment] - slot->base->steps[fragment];
+    uint64_t missed = train->newest->steps[fragment] - slot->base->steps[fragment];
+    uint32_t cap = train_staleness_cap(train, fragment, slot->base->version, missed);
     if (missed <= cap || site->known == slot->base) return OK;
     slot->why = REBASE_FOLLOW;
     return site_rebase(train, site, fragment, error);
@@ -383,11 +383,12 @@ static enum status on_evaluate(struct train *train, struct error *error) {
 /* From the next step on, as a RULE entry; of a message under way, too. */
 static enum status on_rule(struct train *train, const struct train_event *event,
                            struct error *error) {
-    const struct train_change *change = &train->options->changes[event->generation];
+    const struct rules_change *change = &train->options->changes[event->generation];
     uint16_t codec = train->rules.codec.kind;
     TRY(manifest_change(&train->rules, change->key, change->value, &train->rules, NULL, error));
     if (train->rules.codec.kind != codec)
         return error_set(error, INVALID, "%s cannot change in train", change->key);
+    train_note_cap(train, train->model.version + 1);
     struct schedule schedule = run_model_schedule(&train->rules);
     for (uint32_t i = 0; i < train->site_count; i++)
         TRY(sites_flush(train, &train->sites[i], error)); /* what is due was trained before */
@@ -520,6 +521,7 @@ static enum status train_open(struct train *train, struct error *error) {
     }
     for (uint32_t i = 0; i < train->threads; i++)
         TRY(run_model_trainer(manifest, &local, &train->trainers[i], error));
+    train_note_cap(train, 0);
     train->newest = version_take(train);
     faults_init(&train->coordinator, &options->topology->coordinator.outage, options->seed, 1);
     random_init(&train->random, random_hash(options->seed, 2));
@@ -543,6 +545,7 @@ static void pending_close(struct train_queue *queue) {
     }
     clip_deinit(&queue->clip);
     weighing_deinit(&queue->weights);
+    presence_history_deinit(&queue->present);
     codec_encoder_destroy(queue->encoder);
 }
 
@@ -559,6 +562,7 @@ static void train_close(struct train *train) {
     for (uint64_t i = 0; i < MIN(train->last_count, (uint64_t)train->options->average); i++)
         version_release(train, train->last[i]);
     free(train->last);
+    cap_changes_deinit(&train->caps);
     version_release(train, train->newest);
     for (uint32_t i = 0; i < train->threads; i++) trainer_destroy(train->trainers[i]);
     model_state_deinit(&train->model);

@@ -43,7 +43,7 @@
 #include "fed/manifest.h"
 #include "model/data_format.h"
 #include "model/history.h"
-#include "topology/topology.h"
+#include "topology/rules.h"
 
 /* What hostile sites send: `large` is 100 times their delta; the others stay just under the clip:
  * `flip` turns its sign, `random` is noise, `negate` is the last honest contribution's negative. */
@@ -71,11 +71,6 @@ struct train_record {                     /* all zero before; ends with train_re
 };
 void train_record_deinit(struct train_record *record);
 
-struct train_change { /* of a rule, as a RULE entry makes it */
-    double at;        /* virtual seconds */
-    char key[RULE_KEY_SIZE], value[RULE_VALUE_SIZE];
-};
-
 struct train_options {
     const struct topology *topology; /* borrowed */
     const struct manifest *manifest; /* borrowed: model, inner optimizer, outer rules */
@@ -95,7 +90,7 @@ struct train_options {
         average; /* the mean of so many last versions is evaluated and exported; 0, 1: newest */
     uint64_t token_limit;               /* of all sites together, where it ends; 0: none */
     const char *export_to;              /* a directory for the last version; NULL: none */
-    const struct train_change *changes; /* [change_count], borrowed, in order of time */
+    const struct rules_change *changes; /* [change_count], borrowed, in order of time */
     size_t change_count;
     double duration;       /* virtual seconds */
     double evaluate_every; /* virtual seconds */
@@ -114,6 +109,7 @@ struct train_result {
     double seconds;      /* virtual, when it ended */
     uint64_t versions, tokens, steps, contributions, refused, lost_steps, bytes_up, bytes_down;
     uint64_t message_most; /* bytes */
+    uint32_t present_most; /* sites at once */
     uint64_t parameters, distinct_versions_most;
     double loss,
         heldout;      /* mean of the sites' last rounds; of the global model, mean over the files */

@@ -100,6 +100,26 @@ static uint32_t present(struct train *train) {
     return count;
 }
 
+void train_note_cap(struct train *train, uint64_t from) {
+    uint32_t cap = train->rules.merge.staleness_cap;
+    cap_changes_note(&train->caps, from, cap);
+    for (uint32_t i = 0; i < train->model.fragments; i++)
+        presence_history_reach(&train->queues[i].present, staleness_reach(cap));
+}
+
+uint32_t train_staleness_cap(const struct train *train, uint32_t fragment, uint64_t base_version,
+                             uint64_t missed) {
+    uint32_t most = presence_history_most(&train->queues[fragment].present, missed);
+    return cap_changes_at(&train->caps, base_version, most);
+}
+
+static void note_present(struct train *train) {
+    uint32_t here = present(train);
+    train->result.present_most = MAX(train->result.present_most, here);
+    for (uint32_t i = 0; i < train->model.fragments; i++)
+        presence_history_note(&train->queues[i].present, here);
+}
+
 /* Merges the first `count` of what waits. */
 static enum status outer_step(struct train *train, uint32_t fragment, uint32_t count,
                               struct error *error) {
@@ -123,6 +143,7 @@ static enum status outer_step(struct train *train, uint32_t fragment, uint32_t c
     if (status != OK) return status;
     struct clip_rules rules = clip_rules(train, fragment);
     queue->steps++;
+    presence_history_step(&queue->present, here);
     clip_step(&queue->clip, &rules, milliseconds_of(train->now), enrolled(train));
     version_release(train, train->newest);
     train->newest = version_take(train);
@@ -148,6 +169,7 @@ static bool nothing_waits(const struct train *train) {
 
 enum status train_consider(struct train *train, struct error *error) {
     struct merge_settings settings = merge_settings_of(&train->rules);
+    note_present(train);
     if (nothing_waits(train) || faults_release(&train->coordinator, train->now) > train->now)
         return OK;
     settings.grace /= 1000; /* the time here is in seconds */
@@ -214,7 +236,8 @@ enum status train_arrive(struct train *train, const struct train_event *event) {
         deliver(train, event->site, event->fragment, HEADER_BYTES, NULL, false);
         return OK;
     }
-    if (queue->steps - slot->base_steps > staleness_cap_of(manifest, train->site_count)) {
+    uint64_t missed = queue->steps - slot->base_steps;
+    if (missed > train_staleness_cap(train, event->fragment, slot->base_version, missed)) {
         train->result.refused++;
         slot->stale = true;
         site->record.refused++;

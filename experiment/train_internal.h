@@ -10,6 +10,7 @@
 #include "fed/model_state.h"
 #include "fed/run_state.h"
 #include "fed/scale.h"
+#include "fed/staleness.h"
 #include "fed/weight.h"
 #include "model/trainer.h"
 
@@ -39,9 +40,9 @@ struct train_slot { /* a fragment at a site */
         REBASE_SPARSE_REFUSED,
         REBASE_DENSE_REFUSED
     } why;
-    uint64_t base_steps;     /* of the fragment, at the base of that message */
-    uint64_t since_snapshot; /* steps; at first more, so that fragments take turns */
-    uint64_t sent_steps;     /* of the message under way */
+    uint64_t base_version, base_steps; /* of that message; steps of the fragment up to it */
+    uint64_t since_snapshot;           /* steps; at first more, so that fragments take turns */
+    uint64_t sent_steps;               /* of the message under way */
     uint64_t round_tokens, own_known_tokens; /* at the snapshot; at that of the last one merged */
     bool stale, again; /* the last refusal was of the base; and what it gave back came at once */
     uint64_t sequence, taken; /* of the last message; of the last that came or was lost */
@@ -94,6 +95,7 @@ struct train_queue { /* of a fragment */
     uint64_t steps; /* that were made of it */
     struct clip clip;
     struct weighing weights;
+    struct presence_history present;
     struct codec_encoder *encoder;
 };
 
@@ -127,6 +129,7 @@ struct train_event {
 struct train {
     const struct train_options *options;
     struct manifest rules; /* of now */
+    struct cap_changes caps;
     struct layout layout;
     struct model_state model;
     struct train_version *newest;
@@ -174,6 +177,11 @@ MUST_USE enum status cluster_run(struct train *train, struct error *error);
 /* --- train_coordinator.c --- */
 /* The norm that longer ones of the fragment are scaled down to now; INFINITY: none. */
 double train_clip_limit(const struct train *train, uint32_t fragment);
+/* The rules of messages with a base from that version on. */
+void train_note_cap(struct train *train, uint64_t from);
+/* What a message may have missed whose base has that version and missed so many steps. */
+uint32_t train_staleness_cap(const struct train *train, uint32_t fragment, uint64_t base_version,
+                             uint64_t missed);
 /* A contribution is there. */
 MUST_USE enum status train_arrive(struct train *train, const struct train_event *event);
 /* Starts the outer steps that are due, or sets the time to look again. */

@@ -4,7 +4,9 @@
 #include "base/json.h"
 #include "fed/outer_rate.h"
 
-static void write_rules(struct json_writer *json, const struct train_options *options) {
+/* Of what follows the sites: by the most that were there at once. */
+static void write_rules(struct json_writer *json, const struct train_options *options,
+                        uint32_t present) {
     const struct manifest *m = options->manifest;
     json_key(json, "rules");
     json_begin_object(json);
@@ -14,12 +16,12 @@ static void write_rules(struct json_writer *json, const struct train_options *op
     json_put_u64(json, "inner_steps", m->inner.inner_steps);
     json_put_u64(json, "fragments", m->fragments);
     json_put_f64(json, "learning_rate", m->inner.learning_rate);
-    struct step_rules step = step_rules_of(m, m->inner.inner_steps, options->topology->site_count);
+    struct step_rules step = step_rules_of(m, m->inner.inner_steps, present);
     json_put_f64(json, "outer_learning_rate", (double)step.rate);
     json_put_bool(json, "outer_rate_follows_sites", m->outer.learning_rate == RATE_AUTO);
     json_put_u64(json, "period", step.period);
     json_put_u64(json, "quorum", m->merge.quorum);
-    json_put_u64(json, "staleness_cap", staleness_cap_of(m, options->topology->site_count));
+    json_put_u64(json, "staleness_cap", staleness_cap_of(m->merge.staleness_cap, present));
     json_put_bool(json, "overlap", options->topology->run.overlap);
     json_put_bool(json, "dylu", m->inner.dylu);
     json_put_bool(json, "one_cluster", options->one_cluster);
@@ -102,7 +104,7 @@ void train_report(const struct train_options *options, const struct train_result
                   const struct train_record *record, struct buffer *out) {
     struct json_writer json = json_writer_of(out, false);
     json_begin_object(&json);
-    write_rules(&json, options);
+    write_rules(&json, options, result->present_most);
     write_figures(&json, result);
     write_sites(&json, options, record);
     write_evaluations(&json, record);

@@ -203,6 +203,7 @@ enum status site_round(struct train *train, struct train_site *site, uint32_t fr
     TRY(sites_flush(train, site, error));
     slot->in_flight = true;
     memcpy(site->snapshot + range.start, site->theta + range.start, range.count * sizeof(float));
+    slot->base_version = slot->base->version;
     slot->base_steps = slot->base->steps[fragment];
     TRY(codec_encode(train->queues[fragment].encoder, slot->base->theta + range.start,
                      site->snapshot + range.start, feedback, &message, error));

@@ -29,9 +29,9 @@ struct step_rules step_rules_of(const struct manifest *manifest, uint32_t inner_
     return (struct step_rules){(float)rate, period};
 }
 
-uint32_t staleness_cap_of(const struct manifest *manifest, uint32_t present) {
+uint32_t staleness_cap_of(uint32_t cap, uint32_t present) {
     enum { LEAST_CAP = 16 };
-    if (manifest->merge.staleness_cap != MANIFEST_AUTO) return manifest->merge.staleness_cap;
+    if (cap != MANIFEST_AUTO) return cap;
     uint32_t twice = 2 * MIN(present, (uint32_t)STALENESS_LIMIT / 2);
     return MAX(twice, (uint32_t)LEAST_CAP);
 }

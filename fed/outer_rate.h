@@ -38,9 +38,9 @@ struct step_rules {
 };
 struct step_rules step_rules_of(const struct manifest *manifest, uint32_t inner_steps,
                                 uint32_t present);
-/* Outer steps that a contribution may have missed, where `present` sites were there at most since
- * its base: twice as many, so that no healthy one is refused (with equal speeds it misses up to
- * 2K - 2), and never fewer than 16. */
-uint32_t staleness_cap_of(const struct manifest *manifest, uint32_t present);
+/* Outer steps that a contribution may have missed, by the manifest's cap, where `present` sites
+ * were there at most since its base: for MANIFEST_AUTO twice as many, so that no healthy one is
+ * refused (with equal speeds it misses up to 2K - 2), and never fewer than 16. */
+uint32_t staleness_cap_of(uint32_t cap, uint32_t present);
 
 #endif

@@ -74,8 +74,7 @@ static void commit_genesis(struct run_state *state, const struct ledger_entry *e
     state->token_budget = state->manifest.token_budget;
     state->began_ms = entry->time_ms;
     uint32_t cap = state->manifest.merge.staleness_cap;
-    state->caps = xcalloc(1, sizeof *state->caps);
-    state->caps[state->cap_count++].cap = cap;
+    cap_changes_note(&state->caps, 0, cap);
     run_note_codec(state, 0);
     for (uint32_t f = 0; f < state->manifest.fragments; f++) {
         uint64_t start;
@@ -420,8 +419,7 @@ static void commit_rule(struct run_state *state, const struct ledger_entry *entr
     if (state->manifest.merge.staleness_cap == cap) return;
     cap = state->manifest.merge.staleness_cap;
     run_remember(state, cap);
-    state->caps = xrealloc(state->caps, (state->cap_count + 1) * sizeof *state->caps);
-    state->caps[state->cap_count++] = (struct cap_change){state->version + 1, cap};
+    cap_changes_note(&state->caps, state->version + 1, cap);
 }
 
 /* --- a budget that is spent --------------------------------------------------------------------

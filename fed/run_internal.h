@@ -14,6 +14,7 @@
 
 #include "fed/run_state.h"
 #include "fed/scale.h"
+#include "fed/staleness.h"
 #include "fed/weight.h"
 
 enum {
@@ -58,9 +59,7 @@ struct fragment_slot {
     uint64_t version; /* of the last */
     /* [remembered], owned: the last steps' versions, step s at s % remembered */
     uint64_t *versions;
-    /* [remembered], owned: the most sites that were present between the step before and step s */
-    uint32_t *present;
-    uint32_t present_now; /* the same, since the last step */
+    struct presence_history present; /* of as many steps */
 };
 
 struct root_slot {
@@ -89,12 +88,8 @@ struct run_state {
     uint32_t site_count, site_capacity, active_sites, present_sites;
     struct run_invitation *invitations; /* [invitation_count], owned */
     uint32_t invitation_count, invitation_capacity;
-    struct cap_change { /* a staleness cap holds for messages with a base from that version on */
-        uint64_t from;
-        uint32_t cap; /* as the manifest has it */
-    } * caps;         /* [cap_count], owned; the manifest's first, from 0 */
-    uint32_t cap_count;
-    struct codec_change { /* likewise the codec */
+    struct cap_changes caps; /* the manifest's first */
+    struct codec_change {    /* a codec holds for messages with a base from that version on */
         uint64_t from;
         enum codec codec;
     } * codecs; /* [codec_count], owned */

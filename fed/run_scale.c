@@ -35,17 +35,9 @@ uint64_t run_state_staleness(const struct run_state *state, uint32_t fragment,
 uint32_t run_state_staleness_cap(const struct run_state *state, uint32_t fragment,
                                  uint64_t base_version) {
     if (fragment >= FRAGMENTS_LIMIT || !state->has_genesis) return 0;
-    const struct fragment_slot *slot = &state->fragments[fragment];
-    uint32_t most = slot->present_now;
     uint64_t missed = run_state_staleness(state, fragment, base_version);
-    for (uint64_t i = 0; i < MIN(missed, remembered_steps(state, slot)); i++)
-        most = MAX(most, slot->present[(slot->steps - 1 - i) % state->remembered]);
-    /* by the rule of its base */
-    struct manifest rules = state->manifest;
-    uint32_t at = state->cap_count;
-    while (at > 1 && state->caps[at - 1].from > base_version) at--;
-    rules.merge.staleness_cap = state->caps[at - 1].cap;
-    return staleness_cap_of(&rules, most);
+    uint32_t most = presence_history_most(&state->fragments[fragment].present, missed);
+    return cap_changes_at(&state->caps, base_version, most);
 }
 
 enum codec run_state_codec(const struct run_state *state, uint64_t base_version) {
@@ -68,22 +60,19 @@ void run_note_codec(struct run_state *state, uint64_t from) {
 /* What was forgotten before stays forgotten. A message with a base so old is judged by a cap of
  * then, which it exceeds by the steps that are known. */
 void run_remember(struct run_state *state, uint32_t cap) {
-    uint32_t wanted = (cap == MANIFEST_AUTO ? (uint32_t)STALENESS_LIMIT : cap) + 1;
+    uint32_t wanted = staleness_reach(cap);
     if (wanted <= state->remembered) return;
     uint32_t fragments = state->manifest.fragments, interval = state->manifest.root_interval;
     for (uint32_t f = 0; f < fragments; f++) {
         struct fragment_slot *slot = &state->fragments[f];
         uint64_t *versions = xcalloc(wanted, sizeof *versions);
-        uint32_t *present = xcalloc(wanted, sizeof *present);
         for (uint64_t back = 1; back <= remembered_steps(state, slot); back++) {
             uint64_t step = slot->steps - back;
             versions[step % wanted] = slot->versions[step % state->remembered];
-            present[step % wanted] = slot->present[step % state->remembered];
         }
         free(slot->versions);
-        free(slot->present);
         slot->versions = versions;
-        slot->present = present;
+        presence_history_reach(&slot->present, wanted);
     }
     uint64_t reach = (uint64_t)wanted * fragments, capacity = reach / interval + 2;
     struct root_slot *roots = xcalloc((size_t)capacity, sizeof *roots);
@@ -98,10 +87,8 @@ void run_remember(struct run_state *state, uint32_t cap) {
 }
 
 void run_note_present(struct run_state *state) {
-    for (uint32_t f = 0; f < state->manifest.fragments; f++) {
-        uint32_t *most = &state->fragments[f].present_now;
-        *most = MAX(*most, state->present_sites);
-    }
+    for (uint32_t f = 0; f < state->manifest.fragments; f++)
+        presence_history_note(&state->fragments[f].present, state->present_sites);
 }
 
 struct clip_rules run_clip_rules(const struct run_state *state, uint32_t fragment) {
@@ -197,8 +184,7 @@ void run_commit_step(struct run_state *state, const struct ledger_entry *entry) 
         }
     }
     slot->count = kept;
-    slot->present[slot->steps % state->remembered] = slot->present_now;
-    slot->present_now = state->present_sites;
+    presence_history_step(&slot->present, state->present_sites);
     slot->versions[slot->steps++ % state->remembered] = entry->step.version;
     slot->version = state->version = entry->step.version;
     struct clip_rules rules = run_clip_rules(state, fragment);

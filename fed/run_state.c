@@ -19,7 +19,7 @@ void run_state_destroy(struct run_state *state) {
     for (size_t i = 0; i < FRAGMENTS_LIMIT; i++) {
         free(state->fragments[i].pending);
         free(state->fragments[i].versions);
-        free(state->fragments[i].present);
+        presence_history_deinit(&state->fragments[i].present);
         clip_deinit(&state->fragments[i].clip);
         weighing_deinit(&state->fragments[i].weights);
     }
@@ -27,7 +27,7 @@ void run_state_destroy(struct run_state *state) {
     free(state->invitations);
     free(state->roots);
     free(state->dropped);
-    free(state->caps);
+    cap_changes_deinit(&state->caps);
     free(state->codecs);
     free(state->changes);
     merkle_destroy(state->tree);

@@ -85,6 +85,47 @@ static void set_up_site(struct plan *plan, uint32_t number, uint64_t seed) {
     plan_post(plan, site->group->leaves, EV_LEAVE, number, 0, 0, 0);
 }
 
+bool plan_ignores(const char *key) {
+    static const char *const counting[] = {
+        "inner.inner_steps",   "inner.dylu",         "merge.quorum",       "merge.grace",
+        "merge.staleness_cap", "merge.warmup_steps", "merge.warmup_grace", "merge.away_after"};
+    for (size_t i = 0; i < COUNT_OF(counting); i++)
+        if (strcmp(counting[i], key) == 0) return false;
+    return true;
+}
+
+void plan_rules(const struct topology *topology, struct manifest *out) {
+    manifest_defaults(out);
+    strcpy(out->name, "plan");
+    rules_begin(&topology->run, out);
+    if (out->outer.mode == OUTER_SPARSE) return;
+    out->outer.momentum = 0.9;
+    out->codec.decay = 0;
+}
+
+static void take_merge(struct plan *plan) {
+    plan->merge = merge_settings_of(&plan->rules);
+    plan->merge.grace /= 1000; /* the time here is in seconds */
+    plan->merge.warmup_grace /= 1000;
+    plan->merge.away_after /= 1000;
+}
+
+void plan_note_cap(struct plan *plan, uint64_t from) {
+    uint32_t cap = plan->rules.merge.staleness_cap;
+    cap_changes_note(&plan->caps, from, cap);
+    for (uint32_t i = 0; i < plan->fragments; i++)
+        presence_history_reach(&plan->presences[i], staleness_reach(cap));
+}
+
+/* As a RULE entry: from the next version on. */
+static void change_rule(struct plan *plan, const struct rules_change *change) {
+    MUST(manifest_change(&plan->rules, change->key, change->value, &plan->rules, NULL, NULL));
+    take_merge(plan);
+    plan_note_cap(plan, plan->version + 1);
+    site_rules_changed(plan);
+    coordinator_consider(plan);
+}
+
 static void set_up(struct plan *plan, const struct topology *topology, uint64_t seed,
                    double quantum, struct plan_result *out) {
     const struct topology_coordinator *machine = &topology->coordinator;
@@ -98,12 +139,9 @@ static void set_up(struct plan *plan, const struct topology *topology, uint64_t 
     plan->payload = ceil(bits / 8 * plan->fragment_parameters) + 12;
     plan->apply_step = machine->step * plan->fragment_parameters;
     plan->apply_part = machine->decode * plan->fragment_parameters;
-    plan->merge = (struct merge_settings){.fragments = plan->fragments,
-                                          .quorum = (uint32_t)topology->run.quorum,
-                                          .warmup_steps = (uint32_t)topology->run.warmup_steps,
-                                          .grace = topology->run.grace,
-                                          .warmup_grace = topology->run.warmup_grace,
-                                          .away_after = topology->run.away_after};
+    plan_rules(topology, &plan->rules);
+    take_merge(plan);
+    plan_note_cap(plan, 0);
     plan->up = true;
     plan->level = INFINITY;
     plan->tick_at = plan->window_at = INFINITY;
@@ -138,7 +176,9 @@ static void tear_down(struct plan *plan) {
     for (uint32_t fragment = 0; fragment < FRAGMENTS_LIMIT; fragment++) {
         free(plan->pending[fragment].items);
         free(plan->fragment_versions[fragment]);
+        presence_history_deinit(&plan->presences[fragment]);
     }
+    cap_changes_deinit(&plan->caps);
     free(plan->sites);
     heap_deinit(&plan->events);
     free(plan->step_parts);
@@ -192,14 +232,13 @@ static void name_starved(struct plan *plan) {
     }
     if (!first) return;
     snprintf(out->binding, sizeof out->binding,
-             "the staleness cap of %.0f against upload time: %u site%s (%s%s) had %llu messages "
+             "the staleness cap of %u against upload time: %u site%s (%s%s) had %llu messages "
              "refused and %llu merged, for "
              "they take "
              "up to %llu steps to come",
-             plan->topology->run.staleness_cap, out->starved_sites,
-             out->starved_sites > 1 ? "s" : "", first, out->starved_sites > 1 ? ", ..." : "",
-             (unsigned long long)refused, (unsigned long long)merged,
-             (unsigned long long)out->cap_wanted);
+             out->cap_most, out->starved_sites, out->starved_sites > 1 ? "s" : "", first,
+             out->starved_sites > 1 ? ", ..." : "", (unsigned long long)refused,
+             (unsigned long long)merged, (unsigned long long)out->cap_wanted);
 }
 
 static void name_binding(struct plan *plan) {
@@ -246,7 +285,8 @@ static void sum_up(struct plan *plan) {
     out->round_bytes = plan->payload;
     out->busy = present > 0 ? useful / present : 0;
     out->effective_inner_steps = merged > 0 ? steps / merged : 0;
-    out->wanted_inner_steps = merged > 0 ? plan->wanted_steps / merged : run->inner_steps;
+    out->wanted_inner_steps =
+        merged > 0 ? plan->wanted_steps / merged : (double)plan->rules.inner.inner_steps;
     out->up_received = out->up_bytes - out->up_lost;
     out->down_received = out->down_bytes - out->down_lost;
     out->uplink_bits = merged > 0 ? out->up_bytes * 8 / (merged * plan->fragment_parameters) : 0;
@@ -281,20 +321,24 @@ static void sum_up(struct plan *plan) {
     out->quantum = plan->quantum;
 }
 
-void plan_run(const struct topology *topology, uint64_t seed, struct plan_result *out) {
-    plan_run_coarse(topology, seed, 0, out);
+void plan_run(const struct topology *topology, const struct rules_change *changes,
+              size_t change_count, uint64_t seed, struct plan_result *out) {
+    plan_run_coarse(topology, changes, change_count, seed, 0, out);
 }
 
-void plan_run_coarse(const struct topology *topology, uint64_t seed, double quantum,
-                     struct plan_result *out) {
+void plan_run_coarse(const struct topology *topology, const struct rules_change *changes,
+                     size_t change_count, uint64_t seed, double quantum, struct plan_result *out) {
     struct plan *plan = xcalloc(1, sizeof *plan);
     memset(out, 0, sizeof *out);
     set_up(plan, topology, seed, quantum, out);
+    for (size_t i = 0; i < change_count; i++) plan_post(plan, changes[i].at, EV_RULE, 0, 0, i, 0);
     while (plan->events.count) {
         struct plan_event event;
         heap_remove(&plan->events, 0, &event);
         plan->now = event.at;
-        if (event.kind < EV_OPEN)
+        if (event.kind == EV_RULE)
+            change_rule(plan, &changes[event.number]);
+        else if (event.kind < EV_OPEN)
             site_event(plan, &event);
         else
             coordinator_event(plan, &event);

@@ -32,7 +32,7 @@
 #ifndef PLAN_PLAN_H
 #define PLAN_PLAN_H
 
-#include "topology/topology.h"
+#include "topology/rules.h"
 
 enum { PLAN_EXACT_SITES = 64, PLAN_BUCKETS = 240, PLAN_STALENESS_MAX = 4097 };
 
@@ -105,6 +105,7 @@ struct plan_result {
     double step_apply;      /* seconds an outer step of one contribution takes */
     uint32_t starved_sites; /* sites whose work the staleness cap keeps out (docs/planning.md) */
     uint64_t cap_wanted; /* smallest staleness cap that would have taken theirs; 0: none starved */
+    uint32_t cap_most;   /* greatest cap that a message was judged by; 0: none came */
     char binding[256];   /* what limits, in words */
     /* shares; bytes per second */
     double series_busy[PLAN_BUCKETS], series_in[PLAN_BUCKETS], series_out[PLAN_BUCKETS];
@@ -114,7 +115,14 @@ struct plan_result {
                             hypothetical */
 };
 
-void plan_run(const struct topology *topology, uint64_t seed, struct plan_result *out);
+/* Whether a rule's change changes nothing here: a plan has no losses, rates or weights, one codec,
+ * and no end of the tokens. */
+bool plan_ignores(const char *key);
+/* The manifest that a plan begins with. */
+void plan_rules(const struct topology *topology, struct manifest *out);
+/* `changes`: of rules on the way, as rules_changes gives them from plan_rules; NULL: none. */
+void plan_run(const struct topology *topology, const struct rules_change *changes,
+              size_t change_count, uint64_t seed, struct plan_result *out);
 void plan_result_deinit(struct plan_result *result); /* a zeroed one is a no-op */
 /* The value below which `share` of merged contributions lie. */
 uint64_t plan_staleness(const struct plan_result *result, double share);

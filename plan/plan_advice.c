@@ -46,7 +46,7 @@ static void try_one(const struct topology *topology, uint64_t seed, enum codec c
         fmin(topology->duration,
              fmax(rounds * fmax(inner_steps, own->effective_inner_steps / 2) * slowest, 600));
     struct plan_result result;
-    plan_run_coarse(other, seed, own->quantum, &result);
+    plan_run_coarse(other, NULL, 0, seed, own->quantum, &result);
     struct plan_candidate *candidate = &out->candidates[out->count++];
     double scale = topology->duration / other->duration;
     *candidate = (struct plan_candidate){.inner_steps = inner_steps,

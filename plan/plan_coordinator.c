@@ -29,7 +29,10 @@ static bool refused_as_stale(struct plan *plan, const struct plan_event *event) 
     struct plan_site *out = plan->sites[event->site].out;
     uint64_t base = plan->sites[event->site].slots[event->fragment].base;
     uint64_t staleness = plan_staleness_of(plan, event->fragment, base, plan->version);
-    if ((double)staleness <= plan->topology->run.staleness_cap) return false;
+    uint32_t most = presence_history_most(&plan->presences[event->fragment], staleness);
+    uint32_t cap = cap_changes_at(&plan->caps, base, most);
+    plan->out->cap_most = MAX(plan->out->cap_most, cap);
+    if (staleness <= cap) return false;
     plan->out->refused_stale++;
     out->refused_stale++;
     out->refused_most = MAX(out->refused_most, staleness);
@@ -227,6 +230,8 @@ static void begin_step(struct plan *plan, uint32_t fragment) {
 void coordinator_consider(struct plan *plan) {
     if (plan->applying || !plan->up) return;
     struct merge_view view = view_of(plan);
+    for (uint32_t i = 0; i < plan->fragments; i++)
+        presence_history_note(&plan->presences[i], view.present);
     struct merge_decision decision = merge_decide(&plan->merge, &view, plan->now, &plan->windows);
     if (decision.is_due) {
         begin_step(plan, decision.fragment);
@@ -243,6 +248,7 @@ static void applied(struct plan *plan) {
     plan->applying = false;
     plan->version++;
     plan->out->versions++;
+    presence_history_step(&plan->presences[fragment], sites_present(plan));
     plan->fragment_versions[fragment] =
         plan_grow(plan->fragment_versions[fragment], plan->fragment_count[fragment],
                   &plan->fragment_capacity[fragment], sizeof **plan->fragment_versions);

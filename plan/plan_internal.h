@@ -7,6 +7,7 @@
 #include "base/random.h"
 #include "fed/merge_policy.h"
 #include "fed/run_state.h"
+#include "fed/staleness.h"
 #include "plan/plan.h"
 
 enum plan_event_kind {
@@ -38,6 +39,7 @@ enum plan_event_kind {
     EV_WINDOW,
     EV_DOWN,
     EV_UP,
+    EV_RULE, /* number: which of the changes */
     EV_INGRESS,
     EV_TICK /* of the coordinator */
 };
@@ -162,7 +164,10 @@ struct plan {
     double intake_free, model_free, applying_from;
     uint32_t uploads, waiting_commits, syncing_count;
     struct plan_pending pending[FRAGMENTS_LIMIT];
-    struct merge_settings merge; /* in seconds */
+    struct manifest rules;       /* of now */
+    struct merge_settings merge; /* by them, in seconds */
+    struct cap_changes caps;
+    struct presence_history presences[FRAGMENTS_LIMIT];
     struct merge_windows windows;
     struct plan_part *step_parts;
     uint32_t step_count, step_fragment;
@@ -192,14 +197,18 @@ struct plan {
 /* plan_run, with downlinks moved every `quantum` seconds at least. A candidate of the advice covers
  * a part of the duration and takes the plan's own quantum: else it would cost as many updates as
  * the whole. */
-void plan_run_coarse(const struct topology *topology, uint64_t seed, double quantum,
-                     struct plan_result *out);
+void plan_run_coarse(const struct topology *topology, const struct rules_change *changes,
+                     size_t change_count, uint64_t seed, double quantum, struct plan_result *out);
 void plan_post(struct plan *plan, double at, enum plan_event_kind kind, uint32_t site,
                uint32_t fragment, uint64_t number, int64_t steps);
 void *plan_grow(void *items, size_t count, size_t *capacity, size_t size);
 void plan_count_bytes(struct plan *plan, bool in, double from, double to, double bytes);
 
+/* Messages with a base from that version on are judged by the cap of now. */
+void plan_note_cap(struct plan *plan, uint64_t from);
+
 /* plan_site.c */
+void site_rules_changed(struct plan *plan);
 void site_event(struct plan *plan, const struct plan_event *event);
 void site_cause(struct plan *plan, struct site_now *site);
 void site_link_lost(struct plan *plan, uint32_t site);

@@ -58,8 +58,7 @@ static void text_sites(const struct plan_result *result, struct buffer *out) {
                            result->site_count - shown);
 }
 
-static void text_rounds(const struct topology *topology, const struct plan_result *result,
-                        struct buffer *out) {
+static void text_rounds(const struct plan_result *result, struct buffer *out) {
     double merged = 0, phases[PLAN_PHASES] = {0};
     char a[32];
     for (uint32_t i = 0; i < result->site_count; i++) {
@@ -78,12 +77,12 @@ static void text_rounds(const struct topology *topology, const struct plan_resul
                            span(merged > 0 ? phases[j] / merged : 0, a));
     buffer_append_text(out,
                        "\nstaleness   p50 %llu, p90 %llu, p99 %llu, most %llu; %llu refused past "
-                       "the cap of %.0f; %llu told BUSY\n",
+                       "the cap of %u; %llu told BUSY\n",
                        (unsigned long long)plan_staleness(result, 0.5),
                        (unsigned long long)plan_staleness(result, 0.9),
                        (unsigned long long)plan_staleness(result, 0.99),
                        (unsigned long long)plan_staleness(result, 1),
-                       (unsigned long long)result->refused_stale, topology->run.staleness_cap,
+                       (unsigned long long)result->refused_stale, result->cap_most,
                        (unsigned long long)result->busy_answers);
 }
 
@@ -160,7 +159,7 @@ void plan_text(const struct topology *topology, const struct plan_result *result
         buffer_append_text(out, "target      %s tokens in %s\n",
                            scaled(topology->target_tokens, "", a),
                            span(time_to_target(topology, result), b));
-    text_rounds(topology, result, out);
+    text_rounds(result, out);
     buffer_append_text(out,
                        "wan         up %s, down %s; a contribution %s, %.4f bits per parameter",
                        scaled(result->up_bytes, "B", a), scaled(result->down_bytes, "B", b),

@@ -105,11 +105,11 @@ static void begin_training(struct plan *plan, struct site_now *site) {
 /* As the coordinator tells it: by rates once two contributions were merged, before that by what the
  * site has not offered by now, which makes a first round H * sqrt(rate / fastest). */
 static double inner_steps(const struct plan *plan, const struct site_now *site) {
-    const struct topology_run *run = &plan->topology->run;
+    const struct manifest *rules = &plan->rules;
     double fastest = dylu_fastest(&plan->rates);
-    if (!run->dylu || !(fastest > 0)) return run->inner_steps;
+    if (!rules->inner.dylu || !(fastest > 0)) return rules->inner.inner_steps;
     double share = 1 / site->step / fastest;
-    return dylu_inner_steps((uint32_t)run->inner_steps, site->out->merged < 2 ? sqrt(share) : share,
+    return dylu_inner_steps(rules->inner.inner_steps, site->out->merged < 2 ? sqrt(share) : share,
                             1);
 }
 
@@ -402,7 +402,11 @@ static void note_fastest(struct plan *plan, const struct site_now *changed) {
     } else {
         plan->rates.count--;
     }
-    if (dylu_fastest(&plan->rates) == before || !plan->topology->run.dylu) return;
+    if (dylu_fastest(&plan->rates) == before || !plan->rules.inner.dylu) return;
+    site_rules_changed(plan);
+}
+
+void site_rules_changed(struct plan *plan) {
     for (uint32_t i = 0; i < plan->site_count; i++) check_rounds(plan, &plan->sites[i]);
 }
 

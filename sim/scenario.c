@@ -249,6 +249,7 @@ void scenario_describe(const struct scenario *s, char *out, size_t size) {
              s->site[s->sites + s->spares].observes ? " and an observer" : "", (unsigned)s->pace,
              m->outer.mode == OUTER_SPARSE ? "sparse" : "dense",
              codec_name((enum codec)m->codec.kind), m->fragments, (unsigned long long)s->parameters,
-             m->merge.quorum, staleness_cap_of(m, s->sites), s->overlap ? "on" : "off",
-             s->fault_phase.lost, s->fault_phase.reset, s->fault_phase.doubled);
+             m->merge.quorum, staleness_cap_of(m->merge.staleness_cap, s->sites),
+             s->overlap ? "on" : "off", s->fault_phase.lost, s->fault_phase.reset,
+             s->fault_phase.doubled);
 }

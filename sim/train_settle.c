@@ -1,16 +1,11 @@
 /* Each rule has one source: the manifest's file where there is one, else the federation's. */
 #include "sim/train_settle.h"
 
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/file.h"
-#include "base/memory.h"
 #include "codec/codec.h"
 #include "fed/ledger.h"
-#include "fed/outer_rate.h"
 #include "model/presets.h"
 
 static enum status shape_from_preset(const char *preset, struct manifest *out,
@@ -45,29 +40,11 @@ static enum status manifest_read(const struct sim_settings *settings, struct man
     return status;
 }
 
-static uint64_t whole_milliseconds(double seconds) {
-    return isinf(seconds) ? UINT64_MAX : (uint64_t)(1000 * seconds);
-}
-
-/* The federation's rules into `out`. */
-static void take_run(const struct topology_run *run, struct manifest *out) {
-    out->outer.mode = run->mode;
-    out->codec.kind = (uint16_t)run->codec;
-    out->inner.inner_steps = (uint32_t)run->inner_steps;
-    out->inner.dylu = run->dylu;
-    out->fragments = (uint32_t)run->fragments;
-    out->merge.quorum = (uint32_t)run->quorum;
-    out->merge.grace_ms = whole_milliseconds(run->grace);
-    out->merge.staleness_cap = (uint32_t)run->staleness_cap;
-    out->merge.warmup_steps = (uint32_t)run->warmup_steps;
-    out->merge.warmup_grace_ms = whole_milliseconds(run->warmup_grace);
-}
-
 /* Both files may say a rule, if they say the same. */
 static enum status agree(const struct sim_settings *settings, const struct topology *topology,
                          const struct manifest *manifest, struct error *error) {
     struct manifest other = *manifest;
-    take_run(&topology->run, &other);
+    rules_begin(&topology->run, &other);
     const struct {
         const char *key, *of_manifest;
         bool differs;
@@ -86,6 +63,8 @@ static enum status agree(const struct sim_settings *settings, const struct topol
          other.merge.warmup_steps != manifest->merge.warmup_steps},
         {"run.warmup_grace", "merge.warmup_grace",
          other.merge.warmup_grace_ms != manifest->merge.warmup_grace_ms},
+        {"run.away_after", "merge.away_after",
+         other.merge.away_after_ms != manifest->merge.away_after_ms},
     };
     for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++) {
         if (!rules[i].differs || !topology_says(topology, rules[i].key)) continue;
@@ -139,8 +118,6 @@ static enum status sites_settle(const struct sim_settings *settings, struct topo
         return error_set(error, INVALID, "more than %d sites", TOPOLOGY_SITES_LIMIT);
     topology->groups[0].count = (double)settings->train.sites;
     topology->site_count = (uint32_t)settings->train.sites;
-    if (!topology_says(topology, "run.staleness_cap"))
-        topology->run.staleness_cap = fmin(fmax(2.0 * topology->site_count, 16), STALENESS_LIMIT);
     return OK;
 }
 
@@ -151,7 +128,7 @@ enum status train_settle(const struct sim_settings *settings, struct topology *t
     if (settings->train.manifest)
         TRY(agree(settings, topology, out, error));
     else
-        take_run(&topology->run, out);
+        rules_begin(&topology->run, out);
     TRY(take_codec(settings, out, error));
     if (settings->train.learning_rate > 0) out->inner.learning_rate = settings->train.learning_rate;
     if (settings->train.seed) out->initial.seed = settings->train.seed;
@@ -169,47 +146,11 @@ enum status train_settle(const struct sim_settings *settings, struct topology *t
     return manifest_check(out, error);
 }
 
-/* ---- rules that change on the way ---- */
-
-/* "5m merge.quorum 3", as `run set` takes key and value. */
-static enum status change_parse(const char *text, struct train_change *out, struct error *error) {
-    static const struct setting time = {"time", SETTING_DURATION, .size = sizeof(uint64_t),
-                                        .min = "0", .max = "365d"};
-    char at[32], rest;
-    uint64_t ms = 0;
-    *out = (struct train_change){0};
-    if (sscanf(text, "%31s %47s %79s %c", at, out->key, out->value, &rest) != 3)
-        return error_set(
-            error, INVALID,
-            "--rule \"%s\": write a time, a key and a value, such as \"5m merge.quorum "
-            "3\"",
-            text);
-    enum status status = setting_parse(&time, at, &ms, error);
-    out->at = (double)ms / 1000;
-    return status == OK ? OK : error_wrap(error, status, "--rule \"%s\"", text);
-}
-
-static int by_time(const void *first, const void *second) {
-    const struct train_change *a = first, *b = second;
-    return (a->at > b->at) - (a->at < b->at);
-}
+/* What encoders were made for stays. */
+static bool is_fixed(const char *key) { return strcmp(key, "codec.kind") == 0; }
 
 enum status train_changes(const struct sim_settings *settings, const struct manifest *manifest,
-                          struct train_change **out, size_t *count, struct error *error) {
+                          struct rules_change **out, struct error *error) {
     const struct setting_list *list = &settings->train.rules;
-    struct train_change *changes = xcalloc(list->count + 1, sizeof *changes);
-    struct manifest rules = *manifest;
-    enum status status = OK;
-    for (size_t i = 0; status == OK && i < list->count; i++)
-        status = change_parse(list->items[i], &changes[i], error);
-    if (status == OK) qsort(changes, list->count, sizeof *changes, by_time);
-    for (size_t i = 0; status == OK && i < list->count; i++) {
-        status = manifest_change(&rules, changes[i].key, changes[i].value, &rules, NULL, error);
-        if (status == OK && rules.codec.kind != manifest->codec.kind)
-            status = error_set(error, INVALID, "%s cannot change in train", changes[i].key);
-        if (status != OK) status = error_wrap(error, status, "--rule");
-    }
-    *out = changes;
-    *count = list->count;
-    return status;
+    return rules_changes(list->items, list->count, manifest, "train", is_fixed, out, error);
 }

@@ -7,15 +7,15 @@
 #include "experiment/train.h"
 #include "fed/manifest.h"
 #include "sim/verbs.h"
-#include "topology/topology.h"
+#include "topology/rules.h"
 
 /* Changes `topology`, too: the number of sites, and for --sync that nothing overlaps. INVALID. */
 MUST_USE enum status train_settle(const struct sim_settings *settings, struct topology *topology,
                                   struct manifest *out, struct error *error);
-/* The changes of rules on the way, [*count] of them by time, each checked against the rules that
- * hold then; freed by the caller. INVALID. */
+/* The changes of rules on the way, [settings->train.rules.count] of them by time, each checked
+ * against the rules that hold then; freed by the caller. INVALID. */
 MUST_USE enum status train_changes(const struct sim_settings *settings,
-                                   const struct manifest *manifest, struct train_change **out,
-                                   size_t *count, struct error *error);
+                                   const struct manifest *manifest, struct rules_change **out,
+                                   struct error *error);
 
 #endif

@@ -1,5 +1,6 @@
 /* The command line of `atoll-sim plan`. */
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "base/file.h"
 #include "base/output.h"
@@ -20,6 +21,9 @@ static const struct setting table[] = {
     {"format", SETTING_CHOICE, FIELD(format), .fallback = "text", .choices = formats,
      .help = "text or json."},
     {"plot", SETTING_PATH, FIELD(plot), .value_name = "FILE.svg", .help = "Also plot it."},
+    {"rule", SETTING_LIST, FIELD(rules), .value_name = "\"TIME KEY VALUE\"",
+     .help = "A rule that changes on the way, as with `atollctl run set`: \"5h merge.quorum 3\". "
+             "May be repeated. No advice then: that is of one set of rules."},
     {"advice", SETTING_BOOL, FIELD(advice), .fallback = "true",
      .help = "Try other H, codecs and fragments too."},
     {"explain", SETTING_BOOL, FIELD(explain),
@@ -36,17 +40,19 @@ static int print(const struct buffer *text) {
     return written == text->size && fflush(stdout) == 0 ? 0 : 1;
 }
 
-static int plan_it(const struct sim_settings *values, const struct topology *topology) {
+static int plan_it(const struct sim_settings *values, const struct topology *topology,
+                   const struct rules_change *changes) {
     struct plan_result result;
     struct plan_advice advice;
     struct buffer text = {0}, plot = {0};
     struct error error = {0};
-    plan_run(topology, values->plan.seed, &result);
-    if (values->plan.advice) plan_advise(topology, values->plan.seed, &result, &advice);
+    bool advises = values->plan.advice && values->plan.rules.count == 0;
+    plan_run(topology, changes, values->plan.rules.count, values->plan.seed, &result);
+    if (advises) plan_advise(topology, values->plan.seed, &result, &advice);
     if (values->plan.format == 1)
-        plan_json(topology, &result, values->plan.advice ? &advice : NULL, &text);
+        plan_json(topology, &result, advises ? &advice : NULL, &text);
     else
-        plan_text(topology, &result, values->plan.advice ? &advice : NULL, &text);
+        plan_text(topology, &result, advises ? &advice : NULL, &text);
     int code = print(&text);
     if (values->plan.plot) {
         plan_svg(topology, &result, &plot);
@@ -59,9 +65,18 @@ static int plan_it(const struct sim_settings *values, const struct topology *top
     return code;
 }
 
+static enum status changes_of(const struct sim_settings *values, const struct topology *topology,
+                              struct rules_change **out, struct error *error) {
+    const struct setting_list *list = &values->plan.rules;
+    struct manifest rules;
+    plan_rules(topology, &rules);
+    return rules_changes(list->items, list->count, &rules, "a plan", plan_ignores, out, error);
+}
+
 static int run(struct options *options, void *context) {
     const struct sim_settings *values = context;
     struct topology *topology = NULL;
+    struct rules_change *changes = NULL;
     struct error error = {0};
     (void)options;
     if (values->plan.explain) {
@@ -79,11 +94,13 @@ static int run(struct options *options, void *context) {
                              ? topology_load(values->plan.file, &topology, &error)
                              : topology_preset(values->plan.preset, &topology, &error);
     if (status == OK && values->plan.plot) status = output_check_file(values->plan.plot, 0, &error);
+    if (status == OK) status = changes_of(values, topology, &changes, &error);
     if (status != OK) {
         topology_destroy(topology);
         return complain(&error);
     }
-    int code = plan_it(values, topology);
+    int code = plan_it(values, topology, changes);
+    free(changes);
     topology_destroy(topology);
     return code;
 }

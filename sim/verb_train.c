@@ -203,12 +203,11 @@ static enum status train(const struct sim_settings *settings, struct error *erro
     struct train_result result;
     struct train_record record = {0};
     uint64_t memory;
-    struct train_change *changes = NULL;
-    size_t change_count = 0;
+    struct rules_change *changes = NULL;
     FILE *csv = NULL;
     enum status status = topology_load(settings->train.file, &topology, error);
     if (status == OK) status = train_settle(settings, topology, &manifest, error);
-    if (status == OK) status = train_changes(settings, &manifest, &changes, &change_count, error);
+    if (status == OK) status = train_changes(settings, &manifest, &changes, error);
     if (status == OK) status = history_open(NULL, &history, error);
     if (status == OK) status = outputs_check(settings, error);
     if (status != OK) goto out;
@@ -216,7 +215,7 @@ static enum status train(const struct sim_settings *settings, struct error *erro
     options.record = &record;
     options.history = history;
     options.changes = changes;
-    options.change_count = change_count;
+    options.change_count = settings->train.rules.count;
     status = train_memory(&options, &memory, error);
     if (status == OK && settings->train.csv && !(csv = fopen(settings->train.csv, "w")))
         status = error_set(error, FAILED, "open %s: %s", settings->train.csv, strerror(errno));

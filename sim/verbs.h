@@ -14,6 +14,7 @@ struct sim_settings {
     } faults;
     struct {
         const char *file, *preset, *plot;
+        struct setting_list rules;
         uint64_t seed;
         int format;
         bool advice, explain;

@@ -133,6 +133,37 @@ TEST(a_far_site_behind_the_cap_is_refused_and_goes_on) {
     CHECK(result.heldout < 3.0);
 }
 
+/* A message of the far site misses some 37 steps: within twice 24 sites, beyond the 16 that the 4
+ * sites have which are there. */
+TEST(a_cap_that_is_left_to_the_federation_is_by_the_sites_that_are_there) {
+    struct train_result result =
+        run_following("sites:\n  - {name: a, count: 3, step: 200ms}\n"
+                      "  - {name: far, step: 200ms, link: {rtt: 20s}}\n"
+                      "  - {name: left, count: 20, step: 10s, leaves: 1s}\n",
+                      "merge: {staleness_cap: auto, warmup_steps: 0}\n", 2, 0);
+    CHECK(result.refused > 0);
+    CHECK_EQUAL(result.present_most, 24);
+}
+
+/* What the far site sends before the rule changes comes after it. */
+TEST(a_message_is_judged_by_the_cap_of_its_base) {
+    struct topology *topology = topology_of("sites:\n  - {name: a, count: 3, step: 200ms}\n"
+                                            "  - {name: far, step: 200ms, link: {rtt: 50s}}\n");
+    struct manifest manifest = manifest_of("merge: {staleness_cap: 200, warmup_steps: 0}\n");
+    const char *data = write_text();
+    const struct rules_change change = {30, "merge.staleness_cap", "8"};
+    struct train_options options = options_of(topology, &manifest, &data);
+    struct train_result result = {0};
+    struct error error = {0};
+    options.changes = &change;
+    options.change_count = 1;
+    CHECK_OK(train_run(&options, &result, &error));
+    CHECK_EQUAL(result.refused, 0);
+    CHECK(result.staleness_most > 60);
+    topology_destroy(topology);
+    free((void *)data);
+}
+
 TEST(an_absent_coordinator_costs_merges_and_no_training) {
     struct train_result away = run_with("coordinator: {outages: {at: 10s, at_lasts: 45s}}\n" FOUR,
                                         "merge: {warmup_steps: 0}\n", 2);

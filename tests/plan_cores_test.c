@@ -359,7 +359,7 @@ static void compare(uint32_t quorum, uint32_t grace_s, uint32_t cap, uint32_t fr
     struct error error = {0};
     struct plan_result plan;
     CHECK_OK(topology_parse(bytes_of(yaml, strlen(yaml)), "cores", &topology, &error));
-    plan_run(topology, 1, &plan);
+    plan_run(topology, NULL, 0, 1, &plan);
     const struct run_state *run = coordinator_state_run(s->coordinator);
     double versions = (double)run_state_version(run), contributions = 0, stale_refusals = 0;
     for (uint32_t site = 1; site <= 4; site++)

@@ -17,7 +17,7 @@ static struct topology *read_plan(const char *text) {
 static struct plan_result planned(const char *text) {
     struct topology *topology = read_plan(text);
     struct plan_result result;
-    plan_run(topology, 1, &result);
+    plan_run(topology, NULL, 0, 1, &result);
     topology_destroy(topology);
     return result;
 }
@@ -223,7 +223,7 @@ TEST(a_site_whose_uploads_outlast_the_cap_is_named_and_the_cap_that_would_do_suf
     struct plan_advice advice;
     struct buffer text = {0};
     char again[32];
-    plan_run(topology, 1, &result);
+    plan_run(topology, NULL, 0, 1, &result);
     CHECK(result.sites[6].merged < 10); /* in the warm-up, which waits for it */
     CHECK(result.sites[6].starved && !result.sites[0].starved);
     CHECK_EQUAL(result.starved_sites, 1);
@@ -237,13 +237,100 @@ TEST(a_site_whose_uploads_outlast_the_cap_is_named_and_the_cap_that_would_do_suf
     CHECK_CONTAINS((const char *)text.data, again);
     topology->run.staleness_cap = (double)result.cap_wanted;
     plan_result_deinit(&result);
-    plan_run(topology, 1, &result);
+    plan_run(topology, NULL, 0, 1, &result);
     CHECK_EQUAL(result.starved_sites, 0);
     CHECK(result.sites[6].merged > 100);
     CHECK(strstr(result.binding, "staleness") == NULL);
     plan_result_deinit(&result);
     topology_destroy(topology);
     buffer_deinit(&text);
+}
+
+/* The same slow site; 2 of 20 others stay, and make some 40 steps in one of its uploads: within
+ * twice 21, beyond the 16 that 3 sites have at least. */
+TEST(a_cap_that_is_left_to_the_federation_is_by_the_sites_that_are_there) {
+    struct plan_result result =
+        planned("duration: 6h\nmodel: {parameters: 300M}\nrun: {inner_steps: 2, dylu: false}\n"
+                "sites:\n  - {name: fast, count: 2, step: 1s}\n"
+                "  - {name: slow, step: 1s, link: {up: 1Mbit/s}}\n"
+                "  - {name: left, count: 18, step: 100s, leaves: 2h}\n");
+    CHECK(result.sites[2].merged > 50); /* of some 170 */
+    CHECK(result.sites[2].refused_stale > 50);
+    CHECK_EQUAL(result.cap_most, 42);
+    plan_result_deinit(&result);
+}
+
+static struct plan_result planned_with(const char *text, const char *const rules[], size_t count) {
+    struct topology *topology = read_plan(text);
+    struct rules_change *changes = NULL;
+    struct manifest begin;
+    struct error error = {0};
+    struct plan_result result;
+    plan_rules(topology, &begin);
+    CHECK_OK(rules_changes(rules, count, &begin, "a plan", plan_ignores, &changes, &error));
+    plan_run(topology, changes, count, 1, &result);
+    free(changes);
+    topology_destroy(topology);
+    return result;
+}
+
+/* 6 sites without DyLU, each alone in its step; from the middle on a step waits for all of them. */
+#define EVEN                                                                                       \
+    "duration: 10h\nmodel: {parameters: 100M}\nrun: {inner_steps: 100, dylu: false, grace: "       \
+    "forever, warmup_steps: 0}\nsites:\n  - {count: 6, step: 1s, spread: 10%}\n"
+
+TEST(a_rule_that_changes_on_the_way_holds_from_then_on) {
+    const char *const rules[] = {"5h merge.quorum 6"};
+    struct plan_result plain = planned(EVEN), changed = planned_with(EVEN, rules, 1);
+    double steps = (double)plain.versions;
+    close_to(steps, (double)plain.contributions, 0.01);
+    close_to((double)changed.versions, steps / 2 + steps / 12, 0.05);
+    plan_result_deinit(&changed);
+    plan_result_deinit(&plain);
+    /* half of the rounds have ten times as many steps */
+    const char *const longer[] = {"5h inner.inner_steps 1000"};
+    changed = planned_with(EVEN, longer, 1);
+    close_to((double)changed.versions, steps / 2 + steps / 20, 0.05);
+    plan_result_deinit(&changed);
+}
+
+TEST(of_two_changes_at_one_time_the_later_text_holds_and_a_cap_is_of_the_base) {
+    const char *const rules[] = {"3h merge.staleness_cap auto", "0s merge.staleness_cap 3",
+                                 "0s merge.staleness_cap 2"};
+    const char *text = "duration: 6h\nmodel: {parameters: 300M}\nrun: {inner_steps: 20, "
+                       "dylu: false}\nsites:\n  - {name: fast, count: 6, step: 1s}\n  - {name: "
+                       "slow, step: 1s, link: {up: 1Mbit/s}}\n";
+    struct plan_result plain = planned(text), changed = planned_with(text, rules, 3);
+    CHECK_EQUAL(plain.sites[6].refused_stale, 0);
+    CHECK(changed.sites[6].refused_stale > 0 && changed.sites[6].merged > 50);
+    CHECK_EQUAL(changed.cap_most, 16);
+    plan_result_deinit(&changed);
+    plan_result_deinit(&plain);
+}
+
+TEST(a_rule_that_a_plan_cannot_follow_is_refused) {
+    struct topology *topology = read_plan(EVEN);
+    struct manifest begin;
+    struct rules_change *changes = NULL;
+    const struct {
+        const char *text, *why;
+    } refused[] = {{"5h merge.quorum", "write a time, a key and a value"},
+                   {"5x merge.quorum 3", "--rule \"5x merge.quorum 3\""},
+                   {"5h merge.quorom 3", "did you mean merge.quorum"},
+                   {"5h merge.quorum 0", "merge.quorum"},
+                   {"5h fragments 2", "fragments holds for the whole run"},
+                   {"5h outer.period 9", "outer.period cannot change in a plan"},
+                   {"5h codec.kind topk2-128", "codec.kind cannot change in a plan"}};
+    plan_rules(topology, &begin);
+    for (size_t i = 0; i < COUNT_OF(refused); i++) {
+        struct error error = {0};
+        CHECK_STATUS(
+            rules_changes(&refused[i].text, 1, &begin, "a plan", plan_ignores, &changes, &error),
+            INVALID);
+        CHECK_CONTAINS(error.message, refused[i].why);
+        CHECK(changes == NULL);
+    }
+    topology_destroy(topology);
 }
 
 TEST(many_sites_are_planned_in_quanta_and_come_out_alike) {
@@ -267,7 +354,7 @@ static void all_output(uint64_t seed, struct buffer *json, struct buffer *svg,
                                           "300M}\nrun: {inner_steps: 60}\n" STORM);
     struct plan_result result;
     struct plan_advice advice;
-    plan_run(topology, seed, &result);
+    plan_run(topology, NULL, 0, seed, &result);
     plan_advise(topology, seed, &result, &advice);
     CHECK(advice.count > 5);
     plan_json(topology, &result, &advice, json);
@@ -323,7 +410,7 @@ TEST(advice_finds_a_setting_that_keeps_sites_busy) {
                   "{up: 200Mbit/s, down: 1Gbit/s}}\n");
     struct plan_result result;
     struct plan_advice advice;
-    plan_run(topology, 1, &result);
+    plan_run(topology, NULL, 0, 1, &result);
     plan_advise(topology, 1, &result, &advice);
     CHECK(!advice.fine && advice.best >= 0);
     const struct plan_candidate *best = &advice.candidates[advice.best];
@@ -339,7 +426,7 @@ TEST(presets_come_near_what_was_reported) {
         struct plan_result result;
         CHECK_OK(topology_preset(topology_preset_names[i], &topology, &error));
         topology->duration = fmin(topology->duration, 36 * 3600.0);
-        plan_run(topology, 1, &result);
+        plan_run(topology, NULL, 0, 1, &result);
         CHECK(result.versions > 0 && result.busy > 0.5 && result.busy <= 1);
         if (!isnan(topology->reported.busy))
             CHECK(fabs(result.busy - topology->reported.busy) < 0.08);

@@ -44,7 +44,7 @@ def test_the_manifest_s_rules_hold_where_the_federation_says_nothing():
 
 def test_a_federation_that_contradicts_the_manifest_is_refused_and_both_are_named():
     for rule in ("quorum: 3", "inner_steps: 9", "dylu: false", "codec: int8", "grace: 4s",
-                 "staleness_cap: 5", "warmup_steps: 4", "warmup_grace: 2s"):
+                 "staleness_cap: 5", "warmup_steps: 4", "warmup_grace: 2s", "away_after: 3s"):
         said = train(rule, code=1)
         assert "run." + rule.split(":")[0] in said and "manifest.yaml" in said, said
 
@@ -92,6 +92,21 @@ def test_a_rule_changes_on_the_way_and_a_wrong_one_is_refused_before_the_start()
                       ("10s codec.kind topk2-128", "cannot change in train"),
                       ("10 merge.quorum 2", "--rule"), ("10s merge.quorum", "a key and a value")):
         assert why in train("", "--rule", rule, manifest=False, code=1), rule
+
+
+def test_a_plan_takes_rules_that_change_and_refuses_those_without_effect():
+    write("federation.yaml", FEDERATION.replace("30s", "1h") % ", dylu: false, grace: forever")
+
+    def plan(*rules, code=0):
+        return run(SIM, "plan", "federation.yaml", "--format", "json",
+                   *(word for rule in rules for word in ("--rule", rule)), code=code)
+
+    even, changed = json.loads(plan()), json.loads(plan("0s merge.quorum 4"))
+    assert changed["versions"] < even["versions"] / 2, (even["versions"], changed["versions"])
+    assert "advice" in even and "advice" not in changed
+    for rule, why in (("10s weights tokens", "weights cannot change in a plan"),
+                      ("10s merge.quorom 2", "did you mean merge.quorum")):
+        assert why in plan(rule, code=2), rule
 
 
 def test_the_last_version_is_exported():

@@ -60,8 +60,6 @@ static enum status check_run_section(struct topology *topology, struct error *er
         return error_set(error, INVALID, "run: codec %s goes with mode %s", codec_name(run->codec),
                          sparse ? "sparse" : "dense");
     }
-    if (isnan(run->staleness_cap))
-        run->staleness_cap = fmin(fmax(16, 2 * (double)topology->site_count), STALENESS_LIMIT);
     return OK;
 }
 

@@ -112,7 +112,8 @@ struct topology_run { /* as in the run's manifest, and with its defaults */
     enum codec codec;
     double bits;        /* a parameter of a message, where measured; NAN: the codec's usual */
     double inner_steps; /* H */
-    double fragments, quorum, grace, staleness_cap, warmup_steps, warmup_grace, away_after;
+    double fragments, quorum, grace, warmup_steps, warmup_grace, away_after;
+    double staleness_cap; /* NAN: by the sites that are there, as `auto` in a manifest */
     double snapshot_interval, root_interval;
     bool dylu, overlap;
 };

@@ -71,8 +71,8 @@ const struct setting topology_fields[] = {
     {"run.grace", SETTING_DURATION, AT(run.grace), "10s", .flags = SETTING_ENDLESS,
      .help = "... or this long after the first of them came."},
     {"run.staleness_cap", SETTING_COUNT, AT(run.staleness_cap), NULL, "0", "4096",
-     .help = "Outer steps that a contribution may have missed; by default twice the sites, at "
-             "least 16."},
+     .help = "Outer steps that a contribution may have missed; by default twice the most sites "
+             "that were there since its base, at least 16."},
     {"run.warmup_steps", SETTING_COUNT, AT(run.warmup_steps), "4", "0", "1M",
      .help = "The first outer steps wait for every site ..."},
     {"run.warmup_grace", SETTING_DURATION, AT(run.warmup_grace), "1m", .flags = SETTING_ENDLESS,
