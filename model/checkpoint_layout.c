@@ -76,7 +76,7 @@ static void add_checksum(void *context, const void *data, size_t size) {
 
 static bool may_be_tied(const struct checkpoint_tensor *tensor, uint64_t rows) {
     return tensor->entry.dimensions == 2 && rows > 1 && tensor->entry.shape[0] == rows &&
-           tensor_dtype_of(tensor->entry.type) != DTYPE_COUNT;
+           tensor->entry.size > 0 && tensor_dtype_of(tensor->entry.type) != DTYPE_COUNT;
 }
 
 static bool is_embedding(const char *name) { return strstr(name, "emb") || strstr(name, "wte"); }
@@ -113,11 +113,15 @@ static enum status find_tied(const struct checkpoint_listing *listing, uint64_t 
 
 /* ---- the layout ------------------------------------------------------------------------------ */
 
+/* Of no value: nothing to train, but a reader of the export looks for its name. */
+static bool is_empty(const struct safetensors_entry *entry) { return entry->size == 0; }
+
 static enum status add_all(const struct checkpoint_listing *listing, const uint32_t *same,
                            struct layout *layout, struct error *error) {
     for (uint32_t i = 0; i < listing->count; i++) {
         const struct safetensors_entry *entry = &listing->tensors[i].entry;
         enum tensor_dtype dtype = tensor_dtype_of(entry->type);
+        if (is_empty(entry)) continue;
         if (dtype == DTYPE_COUNT)
             return error_set(error, INVALID,
                              "tensor \"%s\" has type %s, which cannot be trained: give --layout a "
@@ -126,6 +130,13 @@ static enum status add_all(const struct checkpoint_listing *listing, const uint3
         if (same[i] == i)
             TRY(layout_add_trained(layout, entry->name, dtype, entry->dimensions, entry->shape,
                                    error));
+    }
+    for (uint32_t i = 0; i < listing->count; i++) {
+        const struct safetensors_entry *entry = &listing->tensors[i].entry;
+        static const uint8_t unknown[sizeof layout->others->digest];
+        if (is_empty(entry))
+            TRY(layout_add_frozen(layout, entry->name, entry->type, entry->dimensions, entry->shape,
+                                  unknown, error));
     }
     for (uint32_t i = 0; i < listing->count; i++)
         if (same[i] != i)

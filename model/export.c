@@ -265,9 +265,39 @@ static enum status write_shards(const char *directory, const struct layout *layo
     return write_index(directory, layout, stored, o, shards, error);
 }
 
-static enum status write_tensors(const char *directory, const struct layout *layout,
+/* What training has brought beyond a 16-bit type is stored as F32: the model as it is. Returns the
+ * tensors, the caller's; NULL: all fit. */
+static struct layout_tensor *widen(const char *directory, const struct layout *layout,
+                                   const float *parameters) {
+    struct layout_tensor *wide = NULL;
+    size_t size = layout->tensor_count * sizeof *wide;
+    uint32_t others = 0, first = 0;
+    for (uint32_t i = 0; i < layout->tensor_count; i++) {
+        const struct layout_tensor *tensor = &layout->tensors[i];
+        if (safetensors_fit(parameters + tensor->offset, tensor->count, tensor->dtype)) continue;
+        if (wide) others++;
+        if (!wide) {
+            wide = xmalloc(size);
+            memcpy(wide, layout->tensors, size);
+            first = i;
+        }
+        wide[i].dtype = DTYPE_F32;
+    }
+    if (wide)
+        log_warn("stored_as_f32",
+                 "dir=\"%s\" tensor=\"%s\" type=%s others=%u message=\"it has values beyond what "
+                 "its type holds: load the export in float32 or bfloat16\"",
+                 directory, layout->tensors[first].name,
+                 tensor_dtype_name(layout->tensors[first].dtype), others);
+    return wide;
+}
+
+static enum status write_tensors(const char *directory, const struct layout *of,
                                  const float *parameters, const struct export_options *o,
                                  struct error *error) {
+    struct layout wide = *of, *layout = &wide;
+    struct layout_tensor *tensors = o->dtype ? NULL : widen(directory, of, parameters);
+    if (tensors) wide.tensors = tensors;
     struct stored_items stored = items_of(layout, o);
     if (stored.count < layout->tensor_count + layout->other_count)
         log_warn("frozen_left_out",
@@ -276,6 +306,7 @@ static enum status write_tensors(const char *directory, const struct layout *lay
                  directory);
     enum status status = write_shards(directory, layout, parameters, &stored, o, error);
     free(stored.items);
+    free(tensors);
     return status;
 }
 

@@ -29,7 +29,9 @@ struct export_options {
     /* the checkpoint that the model began from, a directory or file; NULL: none */
     const char *beside;
     const char *frozen;             /* a checkpoint that has the layout's frozen tensors */
-    const enum tensor_dtype *dtype; /* of all stored tensors; NULL: each its own, by the layout */
+    /* of all stored tensors; NULL: each its own, by the layout, or F32 where a value does not fit
+     * that */
+    const enum tensor_dtype *dtype;
     uint64_t shard_size;            /* bytes of tensors a file may hold (one tensor at least); 0:
                             EXPORT_SHARD_SIZE */
     bool claimed;                   /* the caller holds export_claim's lock */

@@ -62,23 +62,23 @@ static enum status check_name(const char *name, struct error *error) {
         shown);
 }
 
+/* 0 where a dimension is. */
 static enum status count_values(const char *name, uint32_t dimensions, const uint64_t *shape,
                                 uint64_t *out, struct error *error) {
     uint64_t values = 1;
+    bool is_empty = false;
     if (dimensions > LAYOUT_DIMENSIONS)
         return error_set(error, INVALID,
                          "tensor \"%.100s\" has %u dimensions; at most %d are "
                          "possible",
                          name, dimensions, LAYOUT_DIMENSIONS);
     for (uint32_t d = 0; d < dimensions; d++) {
-        if (shape[d] == 0)
-            return error_set(error, INVALID, "tensor \"%.100s\" is empty: dimension %u is 0", name,
-                             d);
         if (shape[d] > VALUES_MAX / values)
             return error_set(error, INVALID, "tensor \"%.100s\" is too large", name);
-        values *= shape[d];
+        is_empty |= shape[d] == 0;
+        values *= shape[d] ? shape[d] : 1;
     }
-    *out = values;
+    *out = is_empty ? 0 : values;
     return OK;
 }
 
@@ -87,6 +87,11 @@ enum status layout_add_trained(struct layout *layout, const char *name, enum ten
     uint64_t values;
     TRY(check_name(name, error));
     TRY(count_values(name, dimensions, shape, &values, error));
+    if (values == 0)
+        return error_set(error, INVALID,
+                         "tensor \"%.100s\" is empty, so nothing of it can be trained: write it as "
+                         "frozen",
+                         name);
     if (layout->tensor_count == LAYOUT_TENSORS_MAX || values > VALUES_MAX - layout->count)
         return error_set(error, INVALID, "there are too many tensors: \"%.100s\" is one more",
                          name);

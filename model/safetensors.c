@@ -146,7 +146,8 @@ static enum status fail_as(struct error *error, enum status status) {
 
 static int by_begin(const void *a, const void *b) {
     const struct stored *x = a, *y = b;
-    return x->begin < y->begin ? -1 : x->begin > y->begin;
+    if (x->begin != y->begin) return x->begin < y->begin ? -1 : 1;
+    return x->end < y->end ? -1 : x->end > y->end; /* an empty one before who begins there */
 }
 
 bool safetensors_is_derived(const char *name) {

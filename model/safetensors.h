@@ -50,6 +50,8 @@ const char *safetensors_item_type(const struct layout *layout, uint32_t item,
                                   const enum tensor_dtype *dtype);
 uint64_t safetensors_item_size(const struct layout *layout, uint32_t item,
                                const enum tensor_dtype *dtype);
+/* Whether a type can hold all of these values, rounded; F32 holds all. */
+bool safetensors_fit(const float *values, uint64_t count, enum tensor_dtype dtype);
 /* Rounded to nearest even; 32-bit tensors come first in the file, so that all are aligned. INVALID:
  * a value that its type cannot hold; the path is untouched then. */
 MUST_USE enum status safetensors_write_part(const char *path, const struct layout *layout,

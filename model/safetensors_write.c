@@ -170,6 +170,16 @@ static bool is_infinite(uint16_t bits, enum tensor_dtype dtype) {
     return (bits & exponent) == exponent;
 }
 
+static uint16_t narrow(float value, enum tensor_dtype dtype) {
+    return dtype == DTYPE_F16 ? half_of(value) : bfloat_of(value);
+}
+
+bool safetensors_fit(const float *values, uint64_t count, enum tensor_dtype dtype) {
+    for (uint64_t i = 0; dtype != DTYPE_F32 && i < count; i++)
+        if (is_infinite(narrow(values[i], dtype), dtype)) return false;
+    return true;
+}
+
 static enum status write_values(int descriptor, const float *values, uint64_t count,
                                 enum tensor_dtype dtype, struct error *error) {
     if (dtype == DTYPE_F32)
@@ -179,7 +189,7 @@ static enum status write_values(int descriptor, const float *values, uint64_t co
     for (uint64_t at = 0; at < count && status == OK; at += PIECE) {
         uint64_t here = MIN(count - at, (uint64_t)PIECE);
         for (uint64_t i = 0; i < here; i++) {
-            piece[i] = dtype == DTYPE_F16 ? half_of(values[at + i]) : bfloat_of(values[at + i]);
+            piece[i] = narrow(values[at + i], dtype);
             if (is_infinite(piece[i], dtype)) {
                 status = error_set(error, INVALID, "value %g does not fit into %s",
                                    (double)values[at + i], tensor_dtype_name(dtype));

@@ -83,6 +83,23 @@ static enum status check_certificate(const struct site *site, struct error *erro
     return OK;
 }
 
+static enum status read_layout(struct site *site, struct error *error) {
+    uint8_t digest[DIGEST_SIZE];
+    char *path = site_path(site, "layout");
+    enum status status = file_read(path, LAYOUT_TEXT_MAX, &site->layout, error);
+    digest_sha256(site->layout.data, site->layout.size, digest);
+    if (status == OK && !digest_equal(digest, site->manifest.layout))
+        status = error_set(error, CORRUPT, "it was changed");
+    if (status != OK && error) error->status = CORRUPT; /* where it is not there, too */
+    if (status != OK)
+        status = error_wrap(error, CORRUPT,
+                            "%s, the list of the run's tensors: put the coordinator's RUN/layout, "
+                            "or another site's, in its place",
+                            path);
+    free(path);
+    return status;
+}
+
 static enum status load(const char *directory, bool with_key, struct site *out,
                         struct error *error) {
     struct site site = {0};
@@ -110,11 +127,7 @@ static enum status load(const char *directory, bool with_key, struct site *out,
         status = named("manifest.yaml",
                        manifest_parse(buffer_bytes(&manifest), &site.manifest, error), error);
     if (status == OK) manifest_digest(&site.manifest, site.manifest_digest);
-    if (status == OK && run_model_has_layout(&site.manifest)) {
-        char *path = site_path(&site, "layout");
-        status = file_read(path, LAYOUT_TEXT_MAX, &site.layout, error);
-        free(path);
-    }
+    if (status == OK && run_model_has_layout(&site.manifest)) status = read_layout(&site, error);
     free(key_path);
     buffer_deinit(&text);
     buffer_deinit(&manifest);

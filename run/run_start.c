@@ -269,6 +269,7 @@ static enum status layout_of_checkpoint(const struct run_source *source, struct 
     TRY(read_config(source, manifest, &llama, error));
     if (!llama || checkpoint_is_adapter(source->from) || is_foreign_llama(source)) {
         TRY(checkpoint_layout(source->from, out, error));
+        TRY(checkpoint_freeze(source->from, &run_model_digester, out, error));
         return run_checkpoint_check_tokenizer(manifest, source->from, error);
     }
     take_defaults(source, manifest);
@@ -285,6 +286,38 @@ static enum status check_list(const struct run_source *source, struct manifest *
     return layout->built_in ? run_checkpoint_check(manifest, source->from, error) : OK;
 }
 
+/* The type in a list is what an export stores. Another one than the checkpoint's may be meant, and
+ * may be a slip, after which no export is the checkpoint any more. */
+static enum status say_types(const struct run_source *source, const struct layout *layout,
+                             struct error *error) {
+    struct checkpoint_listing listing;
+    const struct layout_tensor *first = NULL;
+    const char *type = NULL;
+    uint32_t others = 0;
+    TRY(checkpoint_list(source->from, &listing, error));
+    if (listing.count) qsort(listing.tensors, listing.count, sizeof *listing.tensors, by_name);
+    for (uint32_t i = 0; i < layout->tensor_count; i++) {
+        const struct layout_tensor *tensor = &layout->tensors[i];
+        struct checkpoint_tensor wanted = {.file = 0};
+        memcpy(wanted.entry.name, tensor->name, sizeof wanted.entry.name);
+        const struct checkpoint_tensor *there =
+            bsearch(&wanted, listing.tensors, listing.count, sizeof *listing.tensors, by_name);
+        if (!there || tensor_dtype_of(there->entry.type) == tensor->dtype) continue;
+        if (first) others++;
+        if (first) continue;
+        first = tensor;
+        type = there->entry.type;
+    }
+    if (first)
+        log_warn("other_type",
+                 "tensor=\"%s\" layout=%s checkpoint=%s others=%u message=\"exports store what "
+                 "%s says, also of version 0: write the checkpoint's types there if that is not "
+                 "meant\"",
+                 first->name, tensor_dtype_name(first->dtype), type, others, source->layout);
+    checkpoint_listing_deinit(&listing);
+    return OK;
+}
+
 static enum status layout_of_list(const struct run_source *source, struct manifest *manifest,
                                   struct layout *out, struct error *error) {
     struct buffer text = {0};
@@ -299,6 +332,7 @@ static enum status layout_of_list(const struct run_source *source, struct manife
     if (status == OK && source->from) status = check_list(source, manifest, out, error);
     if (status == OK && source->from)
         status = checkpoint_freeze(source->from, &run_model_digester, out, error);
+    if (status == OK && source->from) status = say_types(source, out, error);
     for (uint32_t i = 0; status == OK && !source->from && i < out->other_count; i++)
         if (out->others[i].tied == LAYOUT_FROZEN)
             status = error_set(error, INVALID,
@@ -389,8 +423,14 @@ static enum status open_start(const struct run_source *source, struct manifest *
                        : layout_of_checkpoint(source, manifest, &start->layout, error));
     layout_write(&start->layout, &start->text);
     if (start->text.size > LAYOUT_TEXT_MAX)
-        return error_set(error, INVALID, "the layout's text has %zu bytes; at most %d are possible",
-                         start->text.size, LAYOUT_TEXT_MAX);
+        return error_set(
+            error, INVALID,
+            "%s has %u tensors, and the list of them %zu bytes: a site gets it in one "
+            "message of at most %d bytes (about 16,000 tensors). Join tensors, such as "
+            "the experts of a layer, into larger ones, or train an adapter",
+            source->layout ? source->layout : source->from,
+            start->layout.tensor_count + start->layout.other_count, start->text.size,
+            LAYOUT_TEXT_MAX);
     digest_sha256(start->text.data, start->text.size, digest);
     if (run_model_has_layout(manifest) && !digest_equal(digest, manifest->layout))
         return error_set(error, INVALID, "%s has another layout than the manifest names",

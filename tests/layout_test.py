@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import struct
+import subprocess
 import sys
 
 sys.dont_write_bytecode = True
@@ -87,6 +88,13 @@ def create(directory, *options, code=0, manifest=MANIFEST):
     write(directory + ".yaml", manifest)
     return run(CTL, "run", "create", directory, "--manifest", directory + ".yaml", *options,
                code=code)
+
+
+def warned(directory, *options):
+    """What creating a run says beside its result."""
+    write(directory + ".yaml", MANIFEST)
+    return subprocess.run([CTL, "run", "create", directory, "--manifest", directory + ".yaml",
+                           *options], check=True, capture_output=True, text=True).stderr
 
 
 def manifest_of(directory):
@@ -437,6 +445,40 @@ def test_a_list_says_what_is_trained_and_what_is_frozen():
     assert drawn["norm.weight"][2] == floats(1, 1) and drawn["a.weight"][2] != bytes(16)
 
 
+def test_empty_tensors_and_single_values_come_out_as_they_went_in():
+    tensors = {"scale": tensor(), "none": tensor(0, 4), "w": tensor(4, 4), "step": tensor(kind="I64"),
+               "empty": tensor(3, 0, kind="I64"), "bias": tensor(4, kind="BF16")}
+    assert tensors["scale"][1] == []
+    checkpoint("start", {n: t for n, t in tensors.items() if n != "step"})
+    create("run", "--from", "start")
+    assert export("run", "out") == read_tensors("start")
+    assert read_tensors("out")["none"] == ("F32", [0, 4], b"")
+    checkpoint("more", tensors)
+    write("list", "atoll tensors 1\ntrained F32 [] scale\ntrained F32 [4, 4] w\n"
+          "trained BF16 [4] bias\nfrozen F32 [0, 4] - none\nfrozen I64 [] - step\n"
+          "frozen I64 [3, 0] - empty\n")
+    create("listed", "--from", "more", "--layout", "list")
+    assert export("listed", "listed-out") == read_tensors("more")
+
+
+def test_a_type_that_the_list_gives_and_the_checkpoint_has_not_is_said():
+    checkpoint("start", {"a": tensor(4), "b": tensor(4), "c": tensor(2, kind="BF16")})
+    write("list", "atoll tensors 1\ntrained F32 [4] a\ntrained F32 [4] b\ntrained BF16 [2] c\n")
+    assert "other_type" not in warned("same", "--from", "start", "--layout", "list")
+    write("list", "atoll tensors 1\ntrained BF16 [4] a\ntrained F16 [4] b\ntrained BF16 [2] c\n")
+    said = warned("run", "--from", "start", "--layout", "list")
+    assert 'tensor="a" layout=BF16 checkpoint=F32 others=1' in said, said
+    assert export("run", "out")["a"][0] == "BF16"
+
+
+def test_more_tensors_than_a_site_can_be_told_are_refused_with_the_limit():
+    checkpoint("start", {f"model.layers.{i // 500}.mlp.experts.{i % 500}.down_proj.weight": tensor(1)
+                         for i in range(20000)})
+    said = create("never", "--from", "start", code=1)
+    assert "start has 20000 tensors" in said and "about 16,000 tensors" in said, said
+    assert not os.path.exists("never")
+
+
 def test_a_damaged_or_hostile_checkpoint_is_refused_and_nothing_is_half_made():
     good = safetensors(small())
     head = json.loads(good[8:8 + struct.unpack("<Q", good[:8])[0]])
@@ -494,7 +536,7 @@ def test_a_directory_without_safetensors_is_refused_with_what_to_do():
                for i in range(40) for j in range(600)}
     checkpoint("start", tensors)
     said = create("never", "--from", "start", code=1)
-    assert "at most 1048576 are possible" in said and not os.path.exists("never"), said
+    assert "one message of at most 1048576 bytes" in said and not os.path.exists("never"), said
 
 
 def test_an_index_that_is_not_true_is_refused():
@@ -623,6 +665,17 @@ def test_a_site_checks_its_copy_and_how_it_trains_before_the_invitation_is_used(
                                (["--base", "other"], "is not the model"),
                                (["--from", "lora-2"], "is not the run's initial checkpoint")):
             assert words in run(NODE, "validate", "--dir", "site", *options, code=1)
+        with open("site/layout") as file:
+            told = file.read()
+        for content in (told.replace("F32", "BF16"), told[:-2], ""):
+            write("site/layout", content)
+            for verb in ("validate", "run"):
+                said = run(NODE, verb, "--dir", "site", code=3)
+                assert "site/layout, the list of the run's tensors" in said, said
+                assert "RUN/layout" in said
+        os.remove("site/layout")
+        assert "site/layout, the list" in run(NODE, "run", "--dir", "site", code=3)
+        write("site/layout", told)
         said = run(NODE, "run", "--dir", "site", "--attach=false", code=3)
         assert "the built-in trainer cannot train this run's model" in said, said
         said = run(NODE, "run", "--dir", "site", "--base", "other", code=3)

@@ -150,6 +150,48 @@ TEST(values_round_to_nearest_even_and_what_does_not_fit_is_refused) {
     layout_deinit(&layout);
 }
 
+static float first_value(const char *directory, const struct layout *layout, uint32_t tensor) {
+    struct error error = {0};
+    float *values = xcalloc(layout->count, sizeof *values);
+    CHECK_OK(checkpoint_read(directory, layout, values, &error));
+    float value = values[layout->tensors[tensor].offset];
+    free(values);
+    return value;
+}
+
+TEST(a_tensor_that_has_outgrown_its_type_is_exported_as_f32_alone_or_in_several_files) {
+    static const char text[] = "atoll tensors 1\ntrained F16 [3] a\ntrained F16 [3] b\n"
+                               "trained BF16 [2] c\ntied [a] d\n";
+    struct error error = {0};
+    struct layout layout;
+    CHECK_OK(layout_parse(bytes_of(text, sizeof text - 1), &layout, &error));
+    float values[] = {1, 65520, 3, 4, 65519, 6, 3.4028234e38f, 8};
+    for (uint64_t shard_size = 0; shard_size <= 8; shard_size += 8) {
+        const struct export_options options = {.version = 2, .shard_size = shard_size};
+        char *directory = place(shard_size ? "cut" : "whole");
+        CHECK_OK(export_model_as(directory, &layout, values, &options, &error));
+        struct checkpoint_listing listing;
+        CHECK_OK(checkpoint_list(directory, &listing, &error));
+        CHECK_EQUAL(listing.count, 4);
+        CHECK_EQUAL(listing.file_count, shard_size ? 4 : 1);
+        for (uint32_t i = 0; i < listing.count; i++) {
+            const struct safetensors_entry *entry = &listing.tensors[i].entry;
+            CHECK_TEXT(entry->type, entry->name[0] == 'b' ? "F16" : "F32");
+        }
+        checkpoint_listing_deinit(&listing);
+        CHECK(first_value(directory, &layout, 0) == 1 && first_value(directory, &layout, 1) == 4);
+        CHECK(first_value(directory, &layout, 2) == 3.4028234e38f);
+        if (shard_size) {
+            struct buffer index = read_file(directory, CHECKPOINT_INDEX);
+            buffer_u8(&index, 0);
+            CHECK_CONTAINS((char *)index.data, "\"total_size\": 38"); /* 12 + 6 + 8 + 12 */
+            buffer_deinit(&index);
+        }
+        free(directory);
+    }
+    layout_deinit(&layout);
+}
+
 /* --- config.json ------------------------------------------------------------------------------ */
 
 static const char plain[] =
