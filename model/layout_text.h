@@ -8,9 +8,9 @@
  *
  * A line per tensor; trained ones come first and in the order of the flat vector, each with the
  * type that an export stores it in. `tied` is one more name of a trained tensor. What is `frozen`
- * nobody trains (a tensor of no values, too): it is not in the vector, is named by the digest of its
- * bytes, and comes out of exports as it went in. The name is the rest of the line: no control characters, no blank at
- * either end, no "] " in it.
+ * nobody trains (a tensor of no values, too): it is not in the vector, is named by the digest of
+ * its bytes, and comes out of exports as it went in. The name is the rest of the line: no control
+ * characters, no blank at either end, no "] " in it.
  *
  * layout_write has one text for a layout; its SHA-256 is the layout digest. layout_parse takes what
  * people write as well: comments after '#' at the start of a line, and blank lines. The text may

@@ -446,8 +446,8 @@ def test_a_list_says_what_is_trained_and_what_is_frozen():
 
 
 def test_empty_tensors_and_single_values_come_out_as_they_went_in():
-    tensors = {"scale": tensor(), "none": tensor(0, 4), "w": tensor(4, 4), "step": tensor(kind="I64"),
-               "empty": tensor(3, 0, kind="I64"), "bias": tensor(4, kind="BF16")}
+    tensors = {"scale": tensor(), "none": tensor(0, 4), "w": tensor(4, 4),
+               "step": tensor(kind="I64"), "empty": tensor(3, 0, kind="I64"), "bias": tensor(4, kind="BF16")}
     assert tensors["scale"][1] == []
     checkpoint("start", {n: t for n, t in tensors.items() if n != "step"})
     create("run", "--from", "start")
@@ -472,8 +472,8 @@ def test_a_type_that_the_list_gives_and_the_checkpoint_has_not_is_said():
 
 
 def test_more_tensors_than_a_site_can_be_told_are_refused_with_the_limit():
-    checkpoint("start", {f"model.layers.{i // 500}.mlp.experts.{i % 500}.down_proj.weight": tensor(1)
-                         for i in range(20000)})
+    checkpoint("start", {f"model.layers.{i // 500}.mlp.experts.{i % 500}.down_proj.weight":
+                         tensor(1) for i in range(20000)})
     said = create("never", "--from", "start", code=1)
     assert "start has 20000 tensors" in said and "about 16,000 tensors" in said, said
     assert not os.path.exists("never")
