@@ -85,6 +85,9 @@ static enum status take_hello(struct relay *relay, const struct relay_frame *fra
                          (const char *)frame->data);
     if (frame->type != FRAME_HELLO || !FRAME_AS(frame, &hello) || hello.magic != RELAY_MAGIC)
         return error_set(error, INVALID, "it does not answer as a node does");
+    /* from now on: who waits for the socket to be there may then attach at once */
+    if (relay->listener < 0)
+        TRY(border_socket_listen(relay->options->socket, &relay->listener, error));
     relay->greeted = true;
     relay->backoff_ms = BACKOFF_LEAST_MS;
     relay->pinged_ms = 0;
@@ -294,6 +297,11 @@ enum status relay_run(const struct relay_options *options, bool *over, struct er
     enum status status = tls_context_create(options->secret, false, &relay.tls, error);
     if (status == OK) status = border_token_create(options->token_file, relay.token, error);
     if (status == OK) status = border_socket_listen(options->socket, &relay.listener, error);
+    if (relay.listener >= 0) { /* it could be opened */
+        close(relay.listener);
+        (void)unlink(options->socket);
+        relay.listener = -1;
+    }
     if (status == OK)
         log_info("relay_at",
                  "socket=\"%s\" to=\"%s\" memory_of_link=%llu formula=\"4096 + 128 * ranks, + 280 "

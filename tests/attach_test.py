@@ -60,6 +60,7 @@ class Job:
 class Run:
     """A federation, ended with the block. Sites of NAMES train by themselves, `attached` waits for
     a job."""
+    relays = ()
 
     def __init__(self, *names, attached=True, options=(), **keys):
         self.federation = Federation(PROGRAMS, "federation", manifest(**keys))
@@ -84,6 +85,10 @@ class Run:
         job = Job(directory or self.site.directory, *command, **environment)
         self.jobs.append(job)
         return job.start()
+
+    def directory_of(self, _):
+        """Where a rank of the job attaches."""
+        return self.site.directory
 
     def receipts(self):
         """How many there are by now; what the site has logged and nobody has read counts too, or
@@ -199,6 +204,7 @@ class Group:
     def start(self):
         self.run.jobs = []
         self.jobs = [self.run.job(TRAINER, *self.command, RANK=str(rank),
+                                  directory=self.run.directory_of(rank),
                                   WORLD_SIZE=str(self.ranks),
                                   TORCHELASTIC_RESTART_COUNT=str(self.generation))
                      for rank in range(self.ranks)]
@@ -367,11 +373,11 @@ def test_a_checkpoint_of_another_site_is_not_taken_and_the_job_is_told():
     assert said["kept"] == said["ahead"] == said["steps"] == 0, said
 
 
-def kill_and_sum(kills, ranks, fragments, seed):
+def kill_and_sum(kills, ranks, fragments, seed, make=Run):
     """SIGKILL at random moments; then the run's model must be what it was at the start and a 1 for
     each step that was published, none of which twice."""
     draw = random.Random(seed)
-    with Run(fragments=fragments, inner_steps=4, inner__dylu="false", **SUMS) as run:
+    with make(fragments=fragments, inner_steps=4, inner__dylu="false", **SUMS) as run:
         first = exported(run, "first", "--at", "0")
         group = Group(run, ranks, "steps", "--checkpoint", "saved")
 
@@ -385,7 +391,12 @@ def kill_and_sum(kills, ranks, fragments, seed):
         for _ in range(kills):
             run.federation.until("it contributes", more(draw.choice((0, 1, 1, 2, 3))), SECONDS)
             time.sleep(draw.random() * 0.3)
-            who = draw.choice(("node", "rank", "rank", "job", "both", "forgets"))
+            who = draw.choice(("node", "rank", "rank", "job", "both", "forgets") +
+                              ("relay", "relay") * bool(run.relays))
+            if who == "relay":
+                relay = draw.choice(run.relays)
+                relay.kill()
+                relay.start()
             if who in ("node", "both"):
                 run.site.kill()
             if who in ("rank", "both"):

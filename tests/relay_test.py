@@ -10,8 +10,8 @@ import time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from attach_test import PROGRAMS, SECONDS, SUMS, TORCH, TRAINER, Run  # noqa: E402
-from attach_test import exported, in_the_model  # noqa: E402
+from attach_test import PROGRAMS, SECONDS, TORCH, Run  # noqa: E402
+from attach_test import kill_and_sum  # noqa: E402
 from script_test import main, need  # noqa: E402
 
 
@@ -46,16 +46,22 @@ class Relay:
 
 
 class Hosts(Run):
-    """A Run whose job has its ranks at so many relays."""
+    """A Run whose job has its ranks at so many relays; with `local` the first is at the node.
+    """
 
-    def __init__(self, relays, *names, through=None, **keys):
-        self.port, self.relays = free_port(), []
+    def __init__(self, relays, *names, through=None, local=False, **keys):
+        self.port, self.relays, self.local = free_port(), [], local
         super().__init__(*names, options=("--trainer-listen", f"127.0.0.1:{self.port}"), **keys)
         token = os.path.join(self.site.directory, "relay.token")
         for number in range(relays):
             self.relays.append(Relay(f"host{number}", through or self.port, token).start())
         for relay in self.relays:
             self.until("the relay is connected", lambda r=relay: "node_reached" in r.text())
+
+    def directory_of(self, rank):
+        if self.local and rank == 0:
+            return self.site.directory
+        return self.relays[rank - self.local].directory
 
     def __exit__(self, *what):
         if what[0]:
@@ -106,6 +112,18 @@ def test_ranks_on_other_hosts_publish_the_payload_bytes_of_a_job_on_the_nodes_ho
     together = [places for payloads in found.values() for places in payloads.values()
                 if len(set(places)) > 1]
     assert together, found
+
+
+def kills(default):
+    return int(os.environ.get("ATOLL_TEST_KILLS") or default)
+
+
+def test_kills_of_a_job_on_two_other_hosts_sum_up_and_publish_no_step_twice():
+    kill_and_sum(kills(10), 2, 1, "two relays", lambda **keys: Hosts(2, **keys))
+
+
+def test_kills_of_a_job_on_the_nodes_host_and_another_sum_up_and_publish_no_step_twice():
+    kill_and_sum(kills(8), 2, 3, "one relay", lambda **keys: Hosts(1, local=True, **keys))
 
 
 if __name__ == "__main__":
