@@ -57,21 +57,6 @@ void relay_accept_ranks(struct relay *relay) {
     }
 }
 
-void relay_sweep_ranks(struct relay *relay) {
-    size_t kept = 0;
-    for (size_t i = 0; i < relay->rank_count; i++) {
-        struct relay_rank *rank = relay->ranks[i];
-        if (rank->descriptor >= 0) {
-            relay->ranks[kept++] = rank;
-            continue;
-        }
-        if (relay->link && rank->greeted)
-            relay_link_send(relay->link, FRAME_CLOSE, rank->number, NULL, 0, NULL, 0);
-        relay_rank_free(rank);
-    }
-    relay->rank_count = kept;
-}
-
 /* ---- what a rank says ------------------------------------------------------------------------ */
 
 static void greet(struct relay *relay, struct relay_rank *rank, const uint8_t *bytes, size_t size) {
@@ -227,4 +212,26 @@ void relay_rank_work(struct relay *relay, struct relay_rank *rank) {
     /* also of one that has just ended: what it did before counts */
     if (relay->greeted && rank->mirror && rank->mirror == relay->mirror && rank->share.owned)
         report(relay, rank);
+}
+
+/* ---- its end -------------------------------------------------------------------------------- */
+
+void relay_sweep_ranks(struct relay *relay) {
+    size_t kept = 0;
+    for (size_t i = 0; i < relay->rank_count; i++) {
+        struct relay_rank *rank = relay->ranks[i];
+        if (rank->descriptor >= 0) {
+            relay->ranks[kept++] = rank;
+            continue;
+        }
+        if (relay->link && rank->greeted)
+            relay_link_send(relay->link, FRAME_CLOSE, rank->number, NULL, 0, NULL, 0);
+        if (rank->share.owned) {
+            struct frame_report last = read_line(rank);
+            log_info("rank_left", "rank=%u steps=%llu waited_ms=%llu", rank->rank,
+                     (unsigned long long)last.steps, (unsigned long long)last.waited_us / 1000);
+        }
+        relay_rank_free(rank);
+    }
+    relay->rank_count = kept;
 }

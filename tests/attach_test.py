@@ -60,7 +60,7 @@ class Job:
 class Run:
     """A federation, ended with the block. Sites of NAMES train by themselves, `attached` waits for
     a job."""
-    relays = ()
+    victims = ()  # of kill_and_sum, beside node and ranks
 
     def __init__(self, *names, attached=True, options=(), **keys):
         self.federation = Federation(PROGRAMS, "federation", manifest(**keys))
@@ -392,11 +392,11 @@ def kill_and_sum(kills, ranks, fragments, seed, make=Run):
             run.federation.until("it contributes", more(draw.choice((0, 1, 1, 2, 3))), SECONDS)
             time.sleep(draw.random() * 0.3)
             who = draw.choice(("node", "rank", "rank", "job", "both", "forgets") +
-                              ("relay", "relay") * bool(run.relays))
-            if who == "relay":
-                relay = draw.choice(run.relays)
-                relay.kill()
-                relay.start()
+                              ("victim", "victim") * bool(run.victims))
+            if who == "victim":
+                victim = draw.choice(run.victims)
+                victim.kill()
+                victim.start()
             if who in ("node", "both"):
                 run.site.kill()
             if who in ("rank", "both"):

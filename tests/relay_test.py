@@ -1,17 +1,17 @@
 """What tests/relay_test.sh runs: training jobs with ranks on several hosts, each with a relay; the
 hosts are directories of this one."""
 import os
+import random
 import re
 import shutil
 import socket
 import subprocess
 import sys
-import time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from attach_test import PROGRAMS, SECONDS, TORCH, Run  # noqa: E402
-from attach_test import kill_and_sum  # noqa: E402
+from attach_test import PROGRAMS, SECONDS, SUMS, TORCH, Run  # noqa: E402
+from attach_test import Group, exported, in_the_model, kill_and_sum  # noqa: E402
 from script_test import main, need  # noqa: E402
 
 
@@ -45,23 +45,62 @@ class Relay:
         self.handle.wait()
 
 
+class Link:
+    """A long way to the node; killed, it ends all connections, or stalls for a while."""
+
+    def __init__(self, to, *settings):
+        self.handle = subprocess.Popen([os.path.join(PROGRAMS, "atoll-wan-proxy")], text=True,
+                                       stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.port = int(self.say(f"link a from 127.0.0.1:0 to 127.0.0.1:{to}").split("=")[1])
+        self.say("set a " + " ".join(settings))
+        self.draw = random.Random(1)
+
+    def say(self, command):
+        self.handle.stdin.write(command + "\n")
+        self.handle.stdin.flush()
+        answer = self.handle.stdout.readline()
+        assert answer.startswith("ok"), (command, answer)
+        return answer
+
+    def kill(self):
+        self.say(self.draw.choice(("reset a", "stall a 1s", "stall a 2s up", "stall a 2s down")))
+
+    def start(self):
+        pass
+
+    def end(self):
+        self.handle.kill()
+        self.handle.wait()
+        self.handle.stdin.close()
+        self.handle.stdout.close()
+
+
 class Hosts(Run):
     """A Run whose job has its ranks at so many relays; with `local` the first is at the node.
-    """
+    link: settings of a long way that they take to it."""
 
-    def __init__(self, relays, *names, through=None, local=False, **keys):
-        self.port, self.relays, self.local = free_port(), [], local
+    def __init__(self, relays, *names, link=None, local=False, **keys):
+        self.port, self.relays, self.local, self.link = free_port(), [], local, None
         super().__init__(*names, options=("--trainer-listen", f"127.0.0.1:{self.port}"), **keys)
+        if link:
+            self.link = Link(self.port, *link)
         token = os.path.join(self.site.directory, "relay.token")
         for number in range(relays):
-            self.relays.append(Relay(f"host{number}", through or self.port, token).start())
+            to = self.link.port if link else self.port
+            self.relays.append(Relay(f"host{number}", to, token).start())
         for relay in self.relays:
             self.until("the relay is connected", lambda r=relay: "node_reached" in r.text())
+        self.victims = self.relays + ([self.link] * 3 if link else [])
 
     def directory_of(self, rank):
         if self.local and rank == 0:
             return self.site.directory
         return self.relays[rank - self.local].directory
+
+    def waited(self):
+        """Milliseconds and steps, of each rank that a relay had."""
+        return [f"{ms} ms in {steps} steps" for relay in self.relays for steps, ms in
+                re.findall(r"rank_left .*steps=(\d+) waited_ms=(\d+)", relay.text())]
 
     def __exit__(self, *what):
         if what[0]:
@@ -71,6 +110,8 @@ class Hosts(Run):
         for relay in self.relays:
             if relay.handle.poll() is None:
                 relay.kill()
+        if self.link:
+            self.link.end()
         super().__exit__(*what)
 
 
@@ -124,6 +165,27 @@ def test_kills_of_a_job_on_two_other_hosts_sum_up_and_publish_no_step_twice():
 
 def test_kills_of_a_job_on_the_nodes_host_and_another_sum_up_and_publish_no_step_twice():
     kill_and_sum(kills(8), 2, 3, "one relay", lambda **keys: Hosts(1, local=True, **keys))
+
+
+def test_a_long_way_to_the_node_loses_nothing_and_ranks_need_not_wait_for_it():
+    with Hosts(1, local=True, link=("rtt", "100ms"), inner_steps=8, inner__dylu="false",
+               **SUMS) as run:
+        first = exported(run, "first", "--at", "0")
+        group = Group(run, 2, "steps")
+        run.until("it contributes", lambda: run.receipts() >= 8)
+        run.end()
+        for job in group.jobs:
+            assert job.wait() == 0, job.text()
+        there = in_the_model(run, first)
+        assert there == list(range(len(there))) and len(there) >= 8, there
+        for relay in run.relays:
+            assert relay.handle.wait(SECONDS) == 0, relay.text()
+        print(f"100 ms away: {len(there)} steps in the model, waited {run.waited()}", flush=True)
+
+
+def test_kills_and_a_long_way_that_stalls_and_breaks_sum_up_and_publish_no_step_twice():
+    kill_and_sum(kills(6), 2, 1, "a long way",
+                 lambda **keys: Hosts(1, local=True, link=("rtt", "60ms"), **keys))
 
 
 if __name__ == "__main__":
