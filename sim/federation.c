@@ -318,16 +318,27 @@ static void calm(struct federation *f) {
 
 enum { FADES_AFTER_ROUNDS = 12 };
 
+static int by_speed(const void *a, const void *b) {
+    double left = *(const double *)a, right = *(const double *)b;
+    return (left < right) - (left > right);
+}
+
+/* Whom the others are measured by: of more than two the second, whatever fed/ says. */
+static double fastest_of(double *speeds, uint32_t count) {
+    qsort(speeds, count, sizeof *speeds, by_speed);
+    return count > 2 ? speeds[1] : speeds[0];
+}
+
 /* The first honest site that is told much less than its share of the speed of those that are there;
  * 0: none. */
-static uint32_t told_too_little(const struct federation *f, const struct dylu_rates *rates,
-                                uint32_t *told, uint32_t *share) {
+static uint32_t told_too_little(const struct federation *f, double fastest, uint32_t *told,
+                                uint32_t *share) {
     for (uint32_t i = 1; i <= f->site_count; i++) {
         const struct node_state *core = site_core(f->sites[i]);
         if (!federation_is_honest(f, i) || !core || f->scenario.site[i].observes) continue;
         *told = node_state_inner_steps(core);
         *share = dylu_inner_steps(run_state_inner_steps(node_state_run(core)),
-                                  1.0 / (double)f->scenario.site[i].step_us, dylu_fastest(rates));
+                                  1.0 / (double)f->scenario.site[i].step_us, fastest);
         if (*told < *share / 2) return i;
     }
     return 0;
@@ -340,7 +351,8 @@ static uint32_t told_too_little(const struct federation *f, const struct dylu_ra
 static void check_inner_steps(struct federation *f) {
     const struct scenario *s = &f->scenario;
     uint64_t slowest = 0;
-    struct dylu_rates rates = {0};
+    double speeds[PROCESS_LIMIT] = {0};
+    uint32_t count = 0;
     /* Sites that wait for several fragments give single steps to each other: what is measured then
      * is how long answers take. */
     if (!s->overlap && s->manifest.fragments > 1) return;
@@ -353,10 +365,11 @@ static void check_inner_steps(struct federation *f) {
         all_honest &= federation_is_honest(f, i);
         slowest = MAX(slowest, s->site[i].step_us);
         /* a liar may tell any number of steps; then the fastest honest one is the second */
-        dylu_note(&rates, s->site[i].faulty ? DBL_MAX : 1.0 / (double)s->site[i].step_us);
+        speeds[count++] = s->site[i].faulty ? DBL_MAX : 1.0 / (double)s->site[i].step_us;
     }
     /* of two that are measured one may tell any number of steps */
-    if (rates.count < 4 && !all_honest) return;
+    if (count < 4 && !all_honest) return;
+    double fastest = fastest_of(speeds, count);
     uint64_t round = run_state_inner_steps(check_run(f->check)) * slowest;
     uint64_t until = f->world.now + (s->manifest.merge.away_after_ms + 2 * s->heartbeat_ms) * MS +
                      FADES_AFTER_ROUNDS * round;
@@ -370,9 +383,9 @@ static void check_inner_steps(struct federation *f) {
             present++;
             counted += run_state_is_present(check_run(f->check), i);
         }
-        if (present != rates.count) return; /* somebody came or went meanwhile */
+        if (present != count) return; /* somebody came or went meanwhile */
         if (counted != present && !all_honest) return;
-        uint32_t told = 0, share = 0, wrong = told_too_little(f, &rates, &told, &share);
+        uint32_t told = 0, share = 0, wrong = told_too_little(f, fastest, &told, &share);
         wrong_looks += wrong != 0;
         if (!wrong && 2 * wrong_looks <= looks) return;
         if (wrong && looks > FADES_AFTER_ROUNDS) {

@@ -137,6 +137,15 @@ static void draw_changed(struct scenario *s, struct world *world) {
     if (what == 2) liar->changed = CHANGED_COMES_AND_GOES;
 }
 
+/* One that tells more steps than can be: more often where the others would be told much less. */
+static bool draws_boast(const struct scenario *s, const struct world *world) {
+    const struct manifest *m = &s->manifest;
+    bool is_asked = m->inner.dylu && m->inner.inner_steps >= 5 && s->sites >= 4 &&
+                    (s->overlap || m->fragments == 1);
+    return is_one_in(world, UINT64_C(0xb0a5), 3) ||
+           (is_asked && is_one_in(world, UINT64_C(0xb0a57), 2));
+}
+
 static void draw_faults(struct scenario *s, struct world *world) {
     s->every.crash = now_and_then(s, world, 0.7, 3, 15);
     s->crash_at_write = random_unit(&world->random);
@@ -153,7 +162,7 @@ static void draw_faults(struct scenario *s, struct world *world) {
     s->every.drain = now_and_then(s, world, 0.35, 4, 16);
     if (s->sites >= 2 && s->manifest.merge.grace_ms != UINT64_MAX && world_chance(world, 0.5)) {
         s->site[s->sites].faulty = true;
-        s->site[s->sites].boasts = is_one_in(world, UINT64_C(0xb0a5), 3);
+        s->site[s->sites].boasts = draws_boast(s, world);
         s->every.lie = now_and_then(s, world, 1, 0, 2) + 100 * MS;
         draw_changed(s, world);
     }
