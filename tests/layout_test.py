@@ -447,7 +447,8 @@ def test_a_list_says_what_is_trained_and_what_is_frozen():
 
 def test_empty_tensors_and_single_values_come_out_as_they_went_in():
     tensors = {"scale": tensor(), "none": tensor(0, 4), "w": tensor(4, 4),
-               "step": tensor(kind="I64"), "empty": tensor(3, 0, kind="I64"), "bias": tensor(4, kind="BF16")}
+               "step": tensor(kind="I64"), "empty": tensor(3, 0, kind="I64"),
+               "bias": tensor(4, kind="BF16")}
     assert tensors["scale"][1] == []
     checkpoint("start", {n: t for n, t in tensors.items() if n != "step"})
     create("run", "--from", "start")
