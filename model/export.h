@@ -28,13 +28,13 @@ struct export_options {
     bool byte_tokenizer; /* write the byte tokenizer's files if `beside` has no tokenizer */
     /* the checkpoint that the model began from, a directory or file; NULL: none */
     const char *beside;
-    const char *frozen;             /* a checkpoint that has the layout's frozen tensors */
+    const char *frozen; /* a checkpoint that has the layout's frozen tensors */
     /* of all stored tensors; NULL: each its own, by the layout, or F32 where a value does not fit
      * that */
     const enum tensor_dtype *dtype;
-    uint64_t shard_size;            /* bytes of tensors a file may hold (one tensor at least); 0:
+    uint64_t shard_size; /* bytes of tensors a file may hold (one tensor at least); 0:
                             EXPORT_SHARD_SIZE */
-    bool claimed;                   /* the caller holds export_claim's lock */
+    bool claimed;        /* the caller holds export_claim's lock */
 };
 /* Before long work: whether export_model_as will be able to write there, which it is then kept free
  * for; output_release makes it free again. INVALID: it holds a model that is not an export of ours;
