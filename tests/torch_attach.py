@@ -16,7 +16,9 @@ from layout_test import (  # noqa: E402, F401
     test_a_vision_transformer_trains_by_transformers_trainer_with_one_callback,
     test_a_run_from_a_gpt2_trains_by_jobs_that_attach_and_its_export_opens,
     test_a_run_from_a_vision_transformer_trains_and_its_export_opens,
-    test_an_adapter_trains_over_its_frozen_base_and_peft_opens_its_export)
+    test_an_adapter_trains_by_transformers_trainer_with_one_callback_and_peft_opens_its_export,
+    test_an_adapter_trains_over_its_frozen_base_and_peft_opens_its_export,
+    test_parameters_have_the_names_that_they_are_saved_under)
 from script_test import main  # noqa: E402
 
 LAYOUT = os.path.join(ROOT, "tests", "attach_layout.py")

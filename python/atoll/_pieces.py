@@ -2,10 +2,12 @@
 parameters without importing torch."""
 from __future__ import annotations
 
-from typing import Any, List, Mapping, Optional, Sequence, Tuple
+import sys
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from ._library import DIMENSIONS, AtollError, Piece
 
+Names = Union[Mapping[str, str], Callable[[str], str]]
 WRAPPERS = ("DistributedDataParallel",)
 
 
@@ -77,14 +79,37 @@ def run_name(module: Any, name: str) -> str:
     return f"{before}.{after}"[:-1] if found else name
 
 
-def trained(model: Any, optimizer: Any = None,
-            masters: Optional[Mapping[Any, Any]] = None) -> List[Held]:
+def file_names(module: Any, parameters: Mapping[str, Any]) -> Dict[str, str]:
+    """Of a transformers model, which may have other names in memory than in its files: what
+    save_pretrained makes of each, by the same function. Nothing where that joins or splits tensors:
+    then a run is made of what is in memory (save_pretrained(..., save_original_format=False))."""
+    revert = getattr(sys.modules.get("transformers.core_model_loading"),
+                     "revert_weight_conversion", None)
+    library = sys.modules.get("transformers")
+    if revert is None or not isinstance(module, getattr(library, "PreTrainedModel", ())):
+        return {}
+    empty = sys.modules["torch"].empty  # type: ignore[attr-defined]
+    marks = {name: empty(tuple(parameter.shape), device="meta")
+             for name, parameter in parameters.items()}
+    found = {id(mark): name for name, mark in revert(module, dict(marks)).items()}
+    if any(id(mark) not in found for mark in marks.values()):
+        return {}
+    return {name: found[id(mark)] for name, mark in marks.items()}
+
+
+def trained(model: Any, optimizer: Any = None, masters: Optional[Mapping[Any, Any]] = None,
+            names: Optional[Names] = None) -> List[Held]:
     """Tied weights come once, under their first name; frozen ones are not exchanged."""
     module = unwrapped(model)
     if hasattr(module, "reshard"):  # fully_shard's root holds whole tensors after a forward
         module.reshard()
-    return [held(run_name(module, name), parameter, optimizer, masters)
-            for name, parameter in module.named_parameters() if parameter.requires_grad]
+    found = {run_name(module, name): parameter for name, parameter in module.named_parameters()
+             if parameter.requires_grad and parameter.numel() > 0}
+    if names is None:
+        names = file_names(module, found)
+    rename = names if callable(names) else lambda name: names.get(name, name)
+    return [held(rename(name), parameter, optimizer, masters)
+            for name, parameter in found.items()]
 
 
 def is_sharded(parameter: Any) -> bool:

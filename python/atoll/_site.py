@@ -262,7 +262,8 @@ def join(model: Any, optimizer: Any, tokens_per_step: int, directory: Optional[s
          rank: Optional[int] = None, world: Optional[int] = None, generation: Optional[int] = None,
          socket: Optional[str] = None, timeout: float = 60.0,
          state: Optional[Dict[str, Any]] = None,
-         masters: Optional[Mapping[Any, Any]] = None) -> Site:
+         masters: Optional[Mapping[Any, Any]] = None,
+         names: Optional[_pieces.Names] = None) -> Site:
     """Attaches this rank, and loads the run's model into it; to be called on every rank, after
     DDP(), fully_shard() or compile().
 
@@ -273,6 +274,8 @@ def join(model: Any, optimizer: Any, tokens_per_step: int, directory: Optional[s
     goes on from there rather than from the run's newest model.
     masters: for parameters that are not fp32, the fp32 tensors that the optimizer changes in their
     place, by parameter. Those of Megatron, Apex and Transformer Engine are found without it.
+    names: from a parameter's name here to the run's, where they differ; a mapping or a function.
+    Unset, those are the names that PEFT or transformers save the parameter under.
     """
     found = _launch.rank_and_world()
     options = _library.Options(directory=_launch.directory(directory).encode(),
@@ -283,7 +286,7 @@ def join(model: Any, optimizer: Any, tokens_per_step: int, directory: Optional[s
                                else generation,
                                timeout_ms=int(timeout * 1000))
     optimizer = unwrapped(optimizer)
-    held = _pieces.trained(model, optimizer, masters)
+    held = _pieces.trained(model, optimizer, masters, names)
     site = Site(held, options, tokens_per_step, optimizer, state)
     if optimizer is not None:
         follow(optimizer, site)
