@@ -45,6 +45,7 @@ struct session {
     enum wire_order_kind kind;
     uint32_t fragment;
     uint64_t version, states, states_kept; /* that rank 0 asked for */
+    uint64_t tokens, loss;                 /* rank 0's, with its last report */
 };
 
 struct border {

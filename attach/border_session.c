@@ -13,7 +13,13 @@
 #include "base/memory.h"
 #include "base/random.h"
 
-enum { PAGE = 4096, STEPS_PER_LOOK_LIMIT = 1000000, UNKNOWN_STEP_MS = 10, PACE_NS = 20000000 };
+enum {
+    PAGE = 4096,
+    STEPS_PER_LOOK_LIMIT = 1000000,
+    UNKNOWN_STEP_MS = 10,
+    READ_TRIES = 1000,
+    PACE_NS = 20000000
+};
 
 static uint64_t pages(uint64_t size) { return (size + PAGE - 1) / PAGE * PAGE; }
 
@@ -366,20 +372,45 @@ enum status session_go(struct border *border, struct error *error) {
     return OK;
 }
 
+struct line_seen { /* as a rank, or the gateway for it, wrote it */
+    struct agreement_rank rank;
+    uint64_t tokens, loss, state;
+};
+
+/* state before done: while a rank waits for its state, it carries out no more; steps before the
+ * rest: what was done before a step is then seen with it. A relayed one's report is taken whole, or
+ * the tokens of many steps could be seen with the steps before. */
+static struct line_seen read_line(const struct wire_rank *from) {
+    struct line_seen line;
+    uint64_t turn;
+    unsigned tries = 0; /* somebody may have written over it */
+    do {
+        turn = atomic_load(&from->turn);
+        line.state = atomic_load(&from->state);
+        line.rank.steps = atomic_load(&from->steps);
+        line.rank.seen = atomic_load(&from->seen);
+        line.rank.done = atomic_load(&from->done);
+        line.tokens = atomic_load(&from->tokens);
+        line.loss = atomic_load(&from->loss);
+    } while ((turn & 1 || turn != atomic_load(&from->turn)) && ++tries < READ_TRIES);
+    return line;
+}
+
 enum status session_read_reports(struct session *session, struct error *error) {
-    struct wire_rank *lines = (void *)((char *)session->shared + session->ranks_at);
-    /* before what it has done: while it waits for its state, it carries out no more */
-    session->states = atomic_load(&lines[0].state);
+    const struct wire_rank *lines = lines_of(session);
     for (uint32_t i = 0; i < session->world; i++) {
         struct agreement_rank *report = &session->reports[i];
-        /* steps last: what was done before a step is then seen with it */
-        uint64_t steps = atomic_load(&lines[i].steps);
-        if (steps < report->steps || steps - report->steps > STEPS_PER_LOOK_LIMIT)
+        struct line_seen line = read_line(&lines[i]);
+        if (line.rank.steps < report->steps ||
+            line.rank.steps - report->steps > STEPS_PER_LOOK_LIMIT)
             return error_set(error, INVALID, "rank %u says that it is at step %llu, after %llu", i,
-                             (unsigned long long)steps, (unsigned long long)report->steps);
-        report->steps = steps;
-        report->seen = atomic_load(&lines[i].seen);
-        report->done = atomic_load(&lines[i].done);
+                             (unsigned long long)line.rank.steps,
+                             (unsigned long long)report->steps);
+        *report = line.rank;
+        if (i > 0) continue;
+        session->states = line.state;
+        session->tokens = line.tokens;
+        session->loss = line.loss;
     }
     return OK;
 }
@@ -478,7 +509,6 @@ void border_progress(const struct border *border, struct border_progress *out) {
     const struct session *session = &border->session;
     const struct wire_rank *lines =
         (const void *)((const char *)session->shared + session->ranks_at);
-    uint64_t bits;
     *out = (struct border_progress){.loss = (double)NAN};
     if (session->phase != SESSION_TRAINS && session->phase != SESSION_ENDED) return;
     out->ranks = session->world;
@@ -487,9 +517,8 @@ void border_progress(const struct border *border, struct border_progress *out) {
         out->waited_ms = MAX(out->waited_ms, atomic_load(&lines[i].waited_us) / 1000);
     out->steps = agreement_steps(session->reports, session->world);
     out->rank_steps = session->reports[0].steps;
-    out->tokens = atomic_load(&lines[0].tokens);
-    bits = atomic_load(&lines[0].loss);
-    memcpy(&out->loss, &bits, sizeof out->loss);
+    out->tokens = session->tokens;
+    memcpy(&out->loss, &session->loss, sizeof out->loss);
 }
 
 /* ---- blame ----------------------------------------------------------------------------------- */

@@ -2,6 +2,7 @@
 #include "attach/border_socket.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -13,21 +14,31 @@
 #include "base/memory.h"
 #include "base/random.h"
 
-enum status border_socket_listen(const char *path, int *out, struct error *error) {
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
+enum status border_socket_check(const char *path, struct error *error) {
+    struct sockaddr_un address;
     struct stat there;
-    if (strlen(path) >= sizeof address.sun_path)
+    if (strlen(path) == 0 || strlen(path) >= sizeof address.sun_path)
         return error_set(error, INVALID,
                          "the socket's path has %zu bytes, and %zu are the limit; give a shorter "
                          "one with --attach-socket: %.200s",
                          strlen(path), sizeof address.sun_path - 1, path);
-    memcpy(address.sun_path, path, strlen(path));
     if (lstat(path, &there) == 0 && !S_ISSOCK(there.st_mode))
         return error_set(error, INVALID, "%.300s is there and is not a socket", path);
-    (void)unlink(path);
+    return OK;
+}
+
+enum status border_socket_listen(const char *path, int *out, struct error *error) {
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    TRY(border_socket_check(path, error));
+    /* under a name of the same length first: who finds the socket can connect to it */
+    memcpy(address.sun_path, path, strlen(path));
+    char *last = address.sun_path + strlen(path) - 1;
+    *last = *last == '~' ? '_' : '~';
+    (void)unlink(address.sun_path);
     *out = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (*out < 0 || bind(*out, (struct sockaddr *)&address, sizeof address) != 0 ||
-        chmod(path, 0600) != 0 || listen(*out, 128) != 0)
+        chmod(address.sun_path, 0600) != 0 || listen(*out, 128) != 0 ||
+        rename(address.sun_path, path) != 0)
         return error_set(error, FAILED, "listen at %.300s: %s", path, strerror(errno));
     return OK;
 }

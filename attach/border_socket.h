@@ -12,8 +12,10 @@
 
 enum { BORDER_PASSED_LIMIT = 2 }; /* descriptors with a message */
 
-/* What stands at the path is replaced, where it is a socket. INVALID: the path is too long (it says
- * how long it may be), or something else stands there. */
+/* INVALID: the path is too long (it says how long it may be), or something stands there that is not
+ * a socket. */
+MUST_USE enum status border_socket_check(const char *path, struct error *error);
+/* What stands at the path is replaced, by one that takes connections at once. As above; FAILED. */
 MUST_USE enum status border_socket_listen(const char *path, int *out, struct error *error);
 /* A new token, into the file too, for its owner alone. */
 MUST_USE enum status border_token_create(const char *path, char out[static WIRE_TOKEN_SIZE + 1],

@@ -139,7 +139,8 @@ struct wire_rank {                  /* a cache line pair of its own */
     _Atomic uint64_t waited_us;     /* in all, for decisions */
     _Atomic uint64_t has;           /* of a relayed one: the offer that its host has whole, ... */
     _Atomic uint64_t round_trip_us; /* ... and how far away that is */
-    uint64_t unused[7];
+    _Atomic uint64_t turn;          /* of a relayed one: odd while the gateway writes the line */
+    uint64_t unused[6];
 };
 
 struct wire_tensor {

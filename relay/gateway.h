@@ -31,7 +31,7 @@ struct gateway_options {
     void (*range)(void *context, uint32_t fragment, uint64_t *start, uint64_t *count);
 };
 
-/* *port is where it listens. INVALID: it cannot listen there. */
+/* *port is where it listens. UNAVAILABLE: it cannot listen there. */
 MUST_USE enum status gateway_start(const struct gateway_options *options, struct gateway **out,
                                    uint16_t *port, struct error *error);
 /* Before the border is closed. Relays are told whether the run is over. NULL is a no-op. */

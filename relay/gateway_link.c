@@ -242,6 +242,7 @@ static enum status take_report(struct gate_link *link, struct gate_channel *chan
         return error_set(error, INVALID, "rank %u says that it published, and sent less",
                          channel->rank);
     struct wire_rank *line = line_of(channel);
+    atomic_fetch_add(&line->turn, 1); /* many steps may be between two reports: all, or none */
     atomic_store(&line->round_trip_us, link->round_trip_us);
     atomic_store(&line->waited_us, report.waited_us);
     atomic_store(&line->seen, report.seen);
@@ -250,6 +251,7 @@ static enum status take_report(struct gate_link *link, struct gate_channel *chan
     atomic_store(&line->loss, report.loss);
     atomic_store(&line->steps, report.steps); /* what was done before a step is seen with it */
     atomic_store(&line->state, report.state); /* and before a state that is asked for */
+    atomic_fetch_add(&line->turn, 1);
     return OK;
 }
 

@@ -296,12 +296,8 @@ enum status relay_run(const struct relay_options *options, bool *over, struct er
              options->to);
     enum status status = tls_context_create(options->secret, false, &relay.tls, error);
     if (status == OK) status = border_token_create(options->token_file, relay.token, error);
-    if (status == OK) status = border_socket_listen(options->socket, &relay.listener, error);
-    if (relay.listener >= 0) { /* it could be opened */
-        close(relay.listener);
-        (void)unlink(options->socket);
-        relay.listener = -1;
-    }
+    if (status == OK) status = border_socket_check(options->socket, error);
+    if (status == OK) (void)unlink(options->socket); /* of a relay that was killed */
     if (status == OK)
         log_info("relay_at",
                  "socket=\"%s\" to=\"%s\" memory_of_link=%llu formula=\"4096 + 128 * ranks, + 280 "

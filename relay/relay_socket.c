@@ -63,7 +63,7 @@ enum status relay_socket_listen(const char *address, int *out, uint16_t *port,
         if (descriptor >= 0) close(descriptor);
     }
     freeaddrinfo(found);
-    return error_set(error, INVALID, "listen at %s: %s", address, strerror(number));
+    return error_set(error, UNAVAILABLE, "listen at %s: %s", address, strerror(number));
 }
 
 static int finish_connect(int descriptor, uint64_t timeout_ms) {

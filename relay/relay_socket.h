@@ -9,7 +9,7 @@
 
 enum { RELAY_PEER_SIZE = 96 };
 
-/* `address` as base/address.h has it. *port is where it listens. */
+/* `address` as base/address.h has it. *port is where it listens. UNAVAILABLE: it cannot, now. */
 MUST_USE enum status relay_socket_listen(const char *address, int *out, uint16_t *port,
                                          struct error *error);
 /* Waits for the connection, at most so long. UNAVAILABLE says why there is none. */
