@@ -485,6 +485,146 @@ TEST(what_a_receiver_would_refuse_is_not_sent) {
     buffer_deinit(&out);
 }
 
+/* Nothing is written, and the field is named. */
+#define NOT_SENT(type_, message_, field_)                                                          \
+    do {                                                                                           \
+        struct error why_ = {0};                                                                   \
+        struct buffer out_ = {0};                                                                  \
+        CHECK_STATUS(type_##_encode(&(message_), &out_, &why_), INVALID);                          \
+        CHECK_CONTAINS(why_.message, field_);                                                      \
+        CHECK_EQUAL(out_.size, 0);                                                                 \
+        buffer_deinit(&out_);                                                                      \
+    } while (0)
+/* The message with one field changed. */
+#define NOT_SENT_WITH(type_, message_, change_, field_)                                            \
+    do {                                                                                           \
+        struct type_ bent = (message_);                                                            \
+        change_;                                                                                   \
+        NOT_SENT(type_, bent, field_);                                                             \
+    } while (0)
+
+static const char long_text[400] = {[0 ... 398] = 'x'};
+
+TEST(an_admin_request_beyond_a_limit_is_not_sent) {
+    struct error error = {0};
+    struct buffer out = {0};
+    struct admin_request request = {.protocol = 1, .verb = ADMIN_RULES, .key = "", .rule_value = ""};
+    CHECK_OK(admin_request_encode(&request, &out, &error));
+    NOT_SENT_WITH(admin_request, request, bent.key = long_text, "key");
+    NOT_SENT_WITH(admin_request, request, bent.rule_value = long_text, "rule_value");
+    NOT_SENT_WITH(admin_request, request, bent.role = 2, "role");
+    buffer_deinit(&out);
+}
+
+TEST(an_admin_reply_beyond_a_limit_is_not_sent) {
+    struct error error = {0};
+    struct buffer out = {0};
+    static uint8_t big[WIRE_MANIFEST_LIMIT + 1];
+    struct site_status sites[2] = {{.site = 1, .name = "one"}, {.site = 2, .name = "two"}};
+    struct invitation_status invitation = {.name = "three"};
+    struct admin_reply reply = {.has_run = true,
+                                .run = {.name = "run"},
+                                .site_count = 2,
+                                .sites = sites,
+                                .invitation_count = 1,
+                                .invitations = &invitation};
+    CHECK_OK(admin_reply_encode(&reply, &out, &error));
+    NOT_SENT_WITH(admin_reply, reply, bent.run.heldout = NAN, "held-out");
+    NOT_SENT_WITH(admin_reply, reply, bent.run.best_heldout = INFINITY, "held-out");
+    NOT_SENT_WITH(admin_reply, reply, bent.run.name = long_text, "run.name");
+    NOT_SENT_WITH(admin_reply, reply, bent.site_count = WIRE_SITES_LIMIT + 1, "sites");
+    NOT_SENT_WITH(admin_reply, reply, bent.invitation_count = WIRE_SITES_LIMIT + 1, "invitations");
+    NOT_SENT_WITH(admin_reply, reply, bent.invitation_secret = bytes_of(big, 1), "secret");
+    NOT_SENT_WITH(admin_reply, reply, bent.address = long_text, "address");
+    NOT_SENT_WITH(admin_reply, reply, bent.rules = bytes_of(big, sizeof big), "rules");
+    NOT_SENT_WITH(admin_reply, reply, bent.head = bytes_of(big, WIRE_HEAD_LIMIT + 1), "head");
+    invitation.name = long_text;
+    NOT_SENT(admin_reply, reply, "invitations.name");
+    invitation.name = "";
+    NOT_SENT(admin_reply, reply, "invitations.name");
+    invitation.name = "three";
+    sites[1].site = 1;
+    NOT_SENT(admin_reply, reply, "sites.site");
+    sites[1].site = 2;
+    const struct site_status bent[] = {
+        {.site = 2, .name = long_text},
+        {.site = 2, .name = ""},
+        {.site = 2, .name = "two", .norm = -1},
+        {.site = 2, .name = "two", .norm = INFINITY},
+        {.site = 2, .name = "two", .clip = -0.5},
+        {.site = 2, .name = "two", .clip = 1.5},
+        {.site = 2, .name = "two", .scale = -1},
+        {.site = 2, .name = "two", .scale = INFINITY},
+        {.site = 2, .name = "two", .weight = -1},
+        {.site = 2, .name = "two", .weight = INFINITY},
+        {.site = 2, .name = "two", .tokens_per_second = NAN},
+        {.site = 2, .name = "two", .heldout = {.any = true, .loss = NAN}},
+    };
+    for (size_t i = 0; i < COUNT_OF(bent); i++) {
+        sites[1] = bent[i];
+        NOT_SENT(admin_reply, reply, "sites");
+    }
+    buffer_deinit(&out);
+}
+
+TEST(a_join_beyond_a_limit_is_not_sent_either_way) {
+    struct error error = {0};
+    struct buffer out = {0};
+    static uint8_t big[WIRE_LAYOUT_LIMIT + 1];
+    struct join_request request = {.protocol_min = 1,
+                                   .protocol_max = 1,
+                                   .site_name = "one",
+                                   .invitation_secret = {big, WIRE_SECRET_MIN},
+                                   .csr_der = {big, 1},
+                                   .software = ""};
+    CHECK_OK(join_request_encode(&request, &out, &error));
+    NOT_SENT_WITH(join_request, request, bent.protocol_min = 0, "protocol_min");
+    NOT_SENT_WITH(join_request, request, bent.protocol_min = 2, "protocol_max");
+    NOT_SENT_WITH(join_request, request, bent.site_name = "", "site_name");
+    NOT_SENT_WITH(join_request, request, bent.invitation_secret.size = 15, "invitation_secret");
+    NOT_SENT_WITH(join_request, request, bent.csr_der.size = 0, "csr_der");
+    struct join_reply reply = {.protocol = 1,
+                               .message = "",
+                               .site = 1,
+                               .certificate_pem = {big, 10},
+                               .ca_pem = {big, 10},
+                               .manifest = {big, 10}};
+    CHECK_OK(join_reply_encode(&reply, &out, &error));
+    NOT_SENT_WITH(join_reply, reply, bent.protocol = 0, "protocol");
+    NOT_SENT_WITH(join_reply, reply, bent.role = 2, "role");
+    NOT_SENT_WITH(join_reply, reply, bent.site = 0, "beside a certificate");
+    NOT_SENT_WITH(join_reply, reply, bent.certificate_pem.size = 0, "certificate_pem");
+    NOT_SENT_WITH(join_reply, reply, bent.layout = bytes_of(big, sizeof big), "layout");
+    NOT_SENT_WITH(join_reply, reply, bent.ca_pem.size = 0, "ca_pem");
+    NOT_SENT_WITH(join_reply, reply, bent.manifest.size = 0, "manifest");
+    buffer_deinit(&out);
+}
+
+TEST(what_is_followed_beyond_a_limit_is_not_sent_either_way) {
+    struct error error = {0};
+    struct buffer out = {0};
+    static uint8_t big[WIRE_HEAD_LIMIT + 1];
+    struct follow_request request = {.protocol = 1};
+    CHECK_OK(follow_request_encode(&request, &out, &error));
+    NOT_SENT_WITH(follow_request, request, bent.from_index = UINT64_MAX, "from_index");
+    NOT_SENT_WITH(follow_request, request, bent.chunk_limit = 1, "chunk_limit");
+    struct bytes entry = bytes_of("entry", 5);
+    struct follow_own own = {.place = 1, .sequence = 1};
+    struct follow_frame frame = {.entry_count = 1, .entries = &entry, .own_count = 1, .own = &own};
+    CHECK_OK(follow_frame_encode(&frame, &out, &error));
+    NOT_SENT_WITH(follow_frame, frame, bent.entry_count = WIRE_ENTRIES_LIMIT + 1, "entries");
+    NOT_SENT_WITH(follow_frame, frame, bent.own_count = WIRE_ENTRIES_LIMIT, "own");
+    NOT_SENT_WITH(follow_frame, frame, bent.first_index = 1, "first_index");
+    NOT_SENT_WITH(follow_frame, frame, bent.dropped_count = WIRE_ENTRIES_LIMIT + 1, "dropped");
+    NOT_SENT_WITH(follow_frame, frame, bent.head = bytes_of(big, sizeof big), "head");
+    own.sequence = 0;
+    NOT_SENT(follow_frame, frame, "own.sequence");
+    own.sequence = 1;
+    entry.size = 0;
+    NOT_SENT(follow_frame, frame, "entries");
+    buffer_deinit(&out);
+}
+
 TEST(own_stubs_stand_only_where_there_is_a_place) {
     struct error error = {0};
     struct buffer out = {0};
