@@ -321,6 +321,63 @@ TEST(merging_and_admission_settings_fit_each_other) {
                 "polynomial\nmerge.staleness_exponent: 1");
 }
 
+TEST(what_only_another_kind_of_model_has_is_refused) {
+    static const char digest[] = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+    char yaml[200];
+    snprintf(yaml, sizeof yaml, "name: demo\nbase: %s", digest);
+    check_refused(yaml, "only an adapter has a base");
+    snprintf(yaml, sizeof yaml, "name: demo\nlayout: %s\nbase: %s", digest, digest);
+    check_taken(yaml);
+    snprintf(yaml, sizeof yaml, "name: demo\ntokenizer_digest: %s", digest);
+    check_refused(yaml, "bytes have no tokenizer.json");
+    snprintf(yaml, sizeof yaml, "name: demo\ntokenizer: external\ntokenizer_digest: %s", digest);
+    check_taken(yaml);
+}
+
+TEST(one_key_is_set_from_its_text_and_what_was_given_is_known) {
+    static const char yaml[] = "name: demo\nmodel: {layers: 6}";
+    struct manifest m;
+    struct error error = {0};
+    CHECK_OK(parse(yaml, &m, &error));
+    CHECK(manifest_gives(bytes_of(yaml, strlen(yaml)), "model.layers"));
+    CHECK(!manifest_gives(bytes_of(yaml, strlen(yaml)), "model.heads"));
+    CHECK(!manifest_gives(bytes_of("{", 1), "model.layers"));
+    CHECK_OK(manifest_set(&m, "model.layers", "8", &error));
+    CHECK_EQUAL(m.model.layers, 8);
+    CHECK_STATUS(manifest_set(&m, "model.layers", "0", &error), INVALID);
+    CHECK_STATUS(manifest_set(&m, "model.layers", "many", &error), INVALID);
+    CHECK_EQUAL(m.model.layers, 8);
+}
+
+TEST(each_rule_that_is_listed_can_be_changed_to_what_the_list_says) {
+    struct manifest m, changed;
+    struct error error = {0};
+    CHECK_OK(parse("name: demo\nouter: {mode: dense, period: 4}", &m, &error));
+    struct buffer rules = {0};
+    manifest_write_rules(&m, &rules);
+    buffer_u8(&rules, 0);
+    uint32_t count = 0;
+    for (char *line = strtok((char *)rules.data, "\n"); line; line = strtok(NULL, "\n"), count++) {
+        char *value = strstr(line, ": ");
+        CHECK(value);
+        *value = 0;
+        struct buffer canonical = {0};
+        if (manifest_change(&m, line, value + 2, &changed, &canonical, &error) != OK)
+            test_failed(__FILE__, __LINE__, "%s: %s: %s", line, value + 2, error.message);
+        CHECK(memcmp(&changed, &m, sizeof m) == 0);
+        CHECK(canonical.size == strlen(value + 2) &&
+              memcmp(canonical.data, value + 2, canonical.size) == 0);
+        buffer_deinit(&canonical);
+    }
+    CHECK(count > 5);
+    CHECK_STATUS(manifest_change(&m, "merge.quorun", "2", &changed, NULL, &error), INVALID);
+    CHECK_CONTAINS(error.message, "did you mean merge.quorum");
+    CHECK_STATUS(manifest_change(&m, "x", "2", &changed, NULL, &error), INVALID);
+    CHECK_STATUS(manifest_change(&m, "name", "other", &changed, NULL, &error), INVALID);
+    CHECK_CONTAINS(error.message, "holds for the whole run");
+    buffer_deinit(&rules);
+}
+
 TEST(checking_finds_what_a_program_put_in_wrongly) {
     struct manifest m;
     struct error error = {0};
