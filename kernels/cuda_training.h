@@ -23,7 +23,7 @@
 #include "kernels/cuda_operations.h"
 
 enum {
-    CUDA_TRAINING_VERSION = 2,
+    CUDA_TRAINING_VERSION = 3,
     CUDA_NORM_GROUPS = 256, /* partial sums of a norm's weight gradient */
     CUDA_SUM_BLOCKS = 1024, /* partial sums of the gradient's squares */
     CUDA_PIECE = 8192,      /* most elements of one struct cuda_piece */
@@ -192,6 +192,11 @@ struct cuda_training {
     const char *(*adamw)(struct cuda_session *session, const struct cuda_adamw *a);
     const char *(*to_bf16)(struct cuda_session *session, uint64_t count, struct device_memory from,
                            struct device_memory to);
+    /* local = fresh + (local - origin), with elementwise_rebase's bits, and its bf16 copy; [count]
+     * each. */
+    const char *(*rebase)(struct cuda_session *session, uint64_t count, struct device_memory local,
+                          struct device_memory copy, struct device_memory fresh,
+                          struct device_memory origin);
 };
 
 /* The training functions of an open backend, lent until it is closed. INVALID where it has none or

@@ -188,6 +188,28 @@ enum status device_trainer_download(struct device_trainer *d, float *parameters,
     return status_of(d, why, "copying the model from the device", error);
 }
 
+/* What comes lies where a step has its gradient, which nobody reads between two steps. */
+static const char *rebase(struct device_trainer *d, uint64_t start, uint64_t count,
+                          const float *fresh, const float *origin) {
+    const struct cuda_training *t = d->training;
+    uint64_t half = MAX(d->options.layout->count / 2, UINT64_C(1));
+    struct device_memory first = d->gradient, second = device_at(first, half * sizeof(float));
+    for (uint64_t at = 0; at < count; at += half) {
+        uint64_t here = MIN(count - at, half);
+        TRY_DEVICE(t->upload(d->session, first, fresh + at, (size_t)here * sizeof(float)));
+        TRY_DEVICE(t->upload(d->session, second, origin + at, (size_t)here * sizeof(float)));
+        TRY_DEVICE(t->rebase(d->session, here, device_at(d->parameters, (start + at) * 4),
+                             device_at(d->copy, (start + at) * 2), first, second));
+    }
+    return NULL;
+}
+
+enum status device_trainer_rebase(struct device_trainer *d, uint64_t start, uint64_t count,
+                                  const float *fresh, const float *origin, struct error *error) {
+    ASSERT(start <= d->options.layout->count && count <= d->options.layout->count - start);
+    return status_of(d, rebase(d, start, count, fresh, origin), "moving the model's base", error);
+}
+
 enum status device_trainer_gradient(struct device_trainer *d, float *out, struct error *error) {
     const char *why = d->training->download(d->session, out, d->gradient,
                                             (size_t)d->options.layout->count * sizeof(float));

@@ -57,6 +57,12 @@ MUST_USE enum status device_trainer_upload(struct device_trainer *d, const float
 MUST_USE enum status device_trainer_download(struct device_trainer *d, float *parameters, void *m,
                                              void *v, struct error *error);
 
+/* Parameters start to start + count go to fresh + (they - origin), where they lie: 8 bytes a
+ * parameter cross the bus. Host memory, [count] each. Not between begin and end. */
+MUST_USE enum status device_trainer_rebase(struct device_trainer *d, uint64_t start, uint64_t count,
+                                           const float *fresh, const float *origin,
+                                           struct error *error);
+
 /* tokens: [accumulation * sequences][length + 1], all below the vocabulary; may be reused at
  * return. At most one step ahead. */
 MUST_USE enum status device_trainer_stage(struct device_trainer *d, const uint32_t *tokens,

@@ -17,6 +17,7 @@
 
 #include "base/memory.h"
 #include "base/thread.h"
+#include "kernels/elementwise.h"
 #include "model/trainer_internal.h"
 
 enum {
@@ -181,6 +182,12 @@ float *trainer_parameters_to_change(struct trainer *t) {
     trainer_device_pull(t);
     trainer_device_changed(t);
     return t->parameters;
+}
+void trainer_rebase(struct trainer *t, uint64_t start, uint64_t count, const float *fresh,
+                    const float *origin) {
+    ASSERT(start <= t->layout.count && count <= t->layout.count - start);
+    elementwise_rebase(t->parameters + start, fresh, origin, (size_t)count);
+    trainer_device_rebase(t, start, count, fresh, origin);
 }
 struct trainer_counters trainer_counters(const struct trainer *t) {
     return t->counters;

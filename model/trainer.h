@@ -103,6 +103,11 @@ const struct layout *trainer_layout(const struct trainer *trainer); /* lent unti
  * is copied here, and all of it goes back before the next step, for it may have been written. Call
  * again after a step, the place may be another. */
 float *trainer_parameters_to_change(struct trainer *trainer);
+/* Parameters start to start + count go to fresh + (they - origin), as elementwise_rebase has it;
+ * [count] each. On a device where they lie, and what was last on the host goes along: so what is
+ * left after a loss stands on the same base. Between two steps. */
+void trainer_rebase(struct trainer *trainer, uint64_t start, uint64_t count, const float *fresh,
+                    const float *origin);
 struct trainer_counters trainer_counters(const struct trainer *trainer);
 /* "avx512" and so on, "cuda" on a device, for logs */
 const char *trainer_kernels(const struct trainer *trainer);

@@ -3,6 +3,9 @@
  *     behind  the device has made steps that the mirror lacks: trainer_parameters_to_change,
  *             _save, _load and _reset_optimizer pull
  *     ahead   the mirror may have been changed since: the next step or evaluation pushes
+ * A move to another base (trainer_rebase) is made on both sides and leaves each as it was to the
+ * other: a mirror that is behind stands on the new base, too, so that what is left after a loss is
+ * progress from the base that the node has.
  * The counters in `mirrored` are those of the mirror. If the device is lost, the trainer falls back
  * to them: what is then saved is the whole state of an earlier moment, which a restart continues
  * from bit for bit, and every later step is UNAVAILABLE.
@@ -123,6 +126,14 @@ void trainer_device_pull(struct trainer *t) {
     t->behind = false;
     t->mirrored = t->counters;
     t->mirrored_steps = t->optimizer_steps;
+}
+
+void trainer_device_rebase(struct trainer *t, uint64_t start, uint64_t count, const float *fresh,
+                           const float *origin) {
+    struct error ignored; /* the next step says it */
+    if (!t->device || t->ahead || t->lost) return;
+    enum status status = device_trainer_rebase(t->device, start, count, fresh, origin, &ignored);
+    if (status != OK) fall_back(t, status);
 }
 
 void trainer_device_changed(struct trainer *t) {

@@ -70,6 +70,10 @@ void trainer_device_stop(struct trainer *t);
 MUST_USE enum status trainer_device_read_ahead(struct trainer *t, struct error *error);
 /* the mirror becomes the device's state; nothing on the CPU */
 void trainer_device_pull(struct trainer *t);
+/* The device's parameters move as the mirror's have. Nothing where the mirror is ahead, or on the
+ * CPU; a failure is told by the next step. */
+void trainer_device_rebase(struct trainer *t, uint64_t start, uint64_t count, const float *fresh,
+                           const float *origin);
 void trainer_device_changed(struct trainer *t); /* the mirror was, or may be, written */
 MUST_USE enum status trainer_device_step(struct trainer *t, const struct data *data,
                                          const struct adamw_step *step, double *loss, double *norm,

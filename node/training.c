@@ -122,10 +122,16 @@ static void do_snapshot(struct training *training, const struct training_request
     buffer_deinit(&optimizer);
 }
 
+/* The trainer's parameters move where they are; then the mark and the replica as if these were
+ * elsewhere. */
 static void do_rebase(struct training *training, const struct training_request *request) {
-    training_mark_rebase(&training->options.fragment[request->fragment], training->options.replica,
-                         request->fragment, request->sequence, request->why,
-                         trainer_parameters_to_change(training->options.trainer));
+    struct replica *replica = training->options.replica;
+    uint64_t start, count;
+    fragment_range(replica->parameters, replica->fragments, request->fragment, &start, &count);
+    trainer_rebase(training->options.trainer, start, count, replica->next + start,
+                   training_move_from(replica, request->why) + start);
+    training_mark_rebase(&training->options.fragment[request->fragment], replica, request->fragment,
+                         request->sequence, request->why, NULL);
     training_book_unlocked(training, LOST_REBASE);
     training->options.handler.rebased(training->options.handler.context, request->fragment,
                                       request->sequence, request->why);

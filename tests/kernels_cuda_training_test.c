@@ -13,6 +13,7 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "base/random.h"
+#include "kernels/elementwise.h"
 #include "kernels/kernels.h"
 #include "tests/test.h"
 
@@ -344,6 +345,34 @@ TEST(products_are_rows_times_weights_with_their_residual_and_sums) {
     check_halves("forward", y_there, y, ROWS * STRIDE, 0.004);
     check_floats("weight gradient", dw_there, dw, OUT * IN, 1e-5);
     check_halves("input gradient", dx_there, dx, ROWS * IN, 0.004);
+}
+
+/* Infinities, differences beyond the largest float and denormals too: the same bits. */
+TEST(a_rebase_has_the_cpus_bits) {
+    start();
+    enum { COUNT = 20005 };
+    float *local = randoms(COUNT, 1, 1), *fresh = randoms(COUNT, 2, 1),
+          *origin = randoms(COUNT, 3, 1);
+    const float odd[] = {3e38f, -3e38f, 1e-40f, -1e-45f, 0.0f, -0.0f, INFINITY, 1.0f};
+    for (size_t i = 0; i < 512; i++) {
+        local[i] = odd[i % 8];
+        fresh[i] = odd[i / 8 % 8];
+        origin[i] = odd[i / 64];
+    }
+    struct device_memory there = floats_there(local, COUNT), copy = halves_there(NULL, COUNT);
+    must(training->rebase(session, COUNT, there, copy, floats_there(fresh, COUNT),
+                          floats_there(origin, COUNT)));
+    elementwise_rebase(local, fresh, origin, COUNT);
+    float *got = xcalloc(COUNT, sizeof *got);
+    uint16_t *half = xcalloc(COUNT, sizeof *half);
+    must(training->download(session, got, there, COUNT * sizeof *got));
+    must(training->download(session, half, copy, COUNT * sizeof *half));
+    for (size_t i = 0; i < COUNT; i++) {
+        CHECK(isnan(local[i]) ? isnan(got[i]) : memcmp(&got[i], &local[i], sizeof got[i]) == 0);
+        if (isfinite(local[i])) CHECK_EQUAL(half[i], to_bf16(local[i]));
+    }
+    free(got);
+    free(half);
 }
 
 TEST(adamw_and_the_judgement_before_it_are_the_cpus) {

@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "base/random.h"
+#include "kernels/elementwise.h"
 #include "model/trainer.h"
 #include "model/transformer.h"
 #include "tests/test.h"
@@ -542,6 +543,110 @@ TEST(a_trainer_on_the_device_continues_from_its_state_bit_for_bit) {
         trainer_destroy(second);
         data_close(data);
     }
+}
+
+/* Where the others have gone: from `origin` to `fresh`, another way each turn. */
+struct bases {
+    uint64_t start, count;
+    float *fresh, *origin; /* [count] */
+};
+
+static struct bases bases_of(const struct trainer *trainer, uint64_t turn) {
+    uint64_t all = trainer_layout(trainer)->count, half = all / 2 / 4096 * 4096;
+    struct bases bases = {turn % 3 == 1 ? half : 0, turn % 3 ? all - half : all, NULL, NULL};
+    if (turn % 3 == 2) bases.count = half;
+    bases.fresh = xcalloc(bases.count, sizeof *bases.fresh);
+    bases.origin = xcalloc(bases.count, sizeof *bases.origin);
+    for (uint64_t i = 0; i < bases.count; i++) {
+        bases.fresh[i] = (float)(random_hash(turn, i) % 2001) * 1e-5f - 1e-2f;
+        bases.origin[i] = (float)(random_hash(turn + 100, i) % 2001) * 1e-5f - 1e-2f;
+    }
+    return bases;
+}
+
+static void bases_end(struct bases *bases) {
+    free(bases->fresh);
+    free(bases->origin);
+}
+
+/* Several steps and moves, with looks at the state in some turns: the bits are those of a trainer
+ * whose parameters come down, move and go up again, and nothing comes down for it. */
+TEST(a_base_moves_where_the_parameters_lie_with_the_cpus_bits) {
+    for (int narrow = 0; narrow < 2; narrow++) {
+        struct trainer_options options = trainer_options_of(DEVICE_CUDA);
+        options.cuda_library = library(true);
+        options.bf16_moments = narrow;
+        need_library(options.cuda_library);
+        struct data *data = text_data();
+        struct trainer *there = trainer_of(&options), *here = trainer_of(&options);
+        for (uint64_t turn = 0; turn < 9; turn++) {
+            struct bases bases = bases_of(there, turn);
+            if (turn != 4) CHECK_NEAR(step_of(there, data), step_of(here, data), 0);
+            if (turn == 6) (void)trainer_parameters_to_change(there); /* the mirror may be ahead */
+            trainer_release_data(there); /* no other thread while the environment changes */
+            setenv("EMULATED_TEAR", "64", 1);
+            trainer_rebase(there, bases.start, bases.count, bases.fresh, bases.origin);
+            CHECK(!trainer_is_lost(there));
+            unsetenv("EMULATED_TEAR");
+            elementwise_rebase(trainer_parameters_to_change(here) + bases.start, bases.fresh,
+                               bases.origin, bases.count);
+            bases_end(&bases);
+            if (turn % 4 == 1) {
+                struct buffer a = state_of(there), b = state_of(here);
+                CHECK_EQUAL(a.size, b.size);
+                CHECK_MEMORY(a.data, b.data, a.size);
+                buffer_deinit(&a);
+                buffer_deinit(&b);
+            }
+        }
+        CHECK_NEAR(step_of(there, data), step_of(here, data), 0);
+        struct buffer a = state_of(there), b = state_of(here);
+        CHECK_MEMORY(a.data, b.data, a.size);
+        buffer_deinit(&a);
+        buffer_deinit(&b);
+        trainer_destroy(there);
+        trainer_destroy(here);
+        data_close(data);
+    }
+}
+
+/* The node's base has moved: what is left must stand on it, or its next delta would take back what
+ * the others did. */
+TEST(what_a_lost_device_leaves_stands_on_the_base_that_the_trainer_was_moved_to) {
+    struct trainer_options options = trainer_options_of(DEVICE_CUDA);
+    options.cuda_library = library(true);
+    need_library(options.cuda_library);
+    struct error error = {0};
+    struct data *data = text_data();
+    struct trainer *trainer = trainer_of(&options);
+    uint64_t count = trainer_layout(trainer)->count;
+    step_of(trainer, data);
+    float *wanted = xcalloc(count, sizeof *wanted);
+    struct buffer seen = state_of(trainer); /* the mirror is of step 1 */
+    trainer_release_data(trainer);
+    memcpy(wanted, trainer_parameters_to_change(trainer), count * sizeof *wanted);
+    step_of(trainer, data);
+    step_of(trainer, data);
+    struct bases bases = bases_of(trainer, 0);
+    trainer_release_data(trainer);
+    trainer_rebase(trainer, 0, count, bases.fresh, bases.origin);
+    CHECK_EQUAL(trainer_counters(trainer).steps, 3);
+    setenv("EMULATED_TEAR", "64", 1); /* the next look at it finds the device lost */
+    const float *left = trainer_parameters_to_change(trainer);
+    CHECK(trainer_is_lost(trainer));
+    CHECK_EQUAL(trainer_counters(trainer).steps, 1);
+    elementwise_rebase(wanted, bases.fresh, bases.origin, count);
+    CHECK_MEMORY(left, wanted, count * sizeof *wanted);
+    /* and a move after the loss is made on what is left */
+    trainer_rebase(trainer, 0, count, bases.fresh, bases.origin);
+    elementwise_rebase(wanted, bases.fresh, bases.origin, count);
+    CHECK_MEMORY(trainer_parameters_to_change(trainer), wanted, count * sizeof *wanted);
+    CHECK_STATUS(trainer_step(trainer, data, 0, NULL, &error), UNAVAILABLE);
+    buffer_deinit(&seen);
+    bases_end(&bases);
+    free(wanted);
+    trainer_destroy(trainer);
+    data_close(data);
 }
 
 TEST(a_trainer_whose_device_is_lost_keeps_the_last_state_that_was_seen) {

@@ -116,6 +116,16 @@ __global__ void round_all(size_t count, const float *from, bf16 *to) {
         to[i] = static_cast<bf16>(pack_bf16(from[i], 0.0f));
 }
 
+__global__ void rebase_all(size_t count, float *local, bf16 *copy, const float *fresh,
+                           const float *origin) {
+    size_t stride = size_t{gridDim.x} * blockDim.x;
+    for (size_t i = size_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += stride) {
+        float p = __fadd_rn(fresh[i], __fsub_rn(local[i], origin[i]));
+        local[i] = p;
+        copy[i] = static_cast<bf16>(pack_bf16(p, 0.0f));
+    }
+}
+
 const char *loss_sum(cuda_session *session, struct device_memory losses, uint32_t count,
                      uint32_t accumulate, struct device_memory outcome) {
     return LAUNCH_ON(session->stream, add_losses, 1, SUM_THREADS, 0, floats(losses), count,
@@ -151,6 +161,13 @@ const char *to_bf16(cuda_session *session, uint64_t count, struct device_memory 
                      floats(from), halves(to));
 }
 
+const char *rebase(cuda_session *session, uint64_t count, struct device_memory local,
+                   struct device_memory copy, struct device_memory fresh,
+                   struct device_memory origin) {
+    return LAUNCH_ON(session->stream, rebase_all, blocks_for(count), BLOCK_THREADS, 0, count,
+                     floats(local), halves(copy), floats(fresh), floats(origin));
+}
+
 } // namespace
 
 void optimizer_install(struct cuda_training *training) {
@@ -158,4 +175,5 @@ void optimizer_install(struct cuda_training *training) {
     training->judge = judge;
     training->adamw = adamw;
     training->to_bf16 = to_bf16;
+    training->rebase = rebase;
 }
