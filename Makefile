@@ -214,25 +214,29 @@ $(OUT)/sim/mutated/%.o: $(OUT)/sim/mutated/%.c
 	$(call say,CC,$* with mutants)
 	$(Q)$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) $(SIM_FLAGS) -MMD -MP -c -o $@ $<
 # And with the compiler's own counters in the pure cores, for `make coverage`. -O1: a line stays a
-# line. Unit tests are linked with the same objects, which stand before the libraries; those that
-# only they reach are not in the simulator.
+# line. Unit tests are linked with objects of their own, which any thread may count in and sign in;
+# they stand before the libraries. Those that only tests reach are not in the simulator.
 SIM_COVERED_OBJECTS := $(patsubst %.c,$(OUT)/sim/covered/%.o,$(SIM_CORES))
-PROTO_COVERED_OBJECTS := $(patsubst %.c,$(OUT)/sim/covered/%.o,$(wildcard proto/*.c))
-COVERED_OBJECTS := $(SIM_COVERED_OBJECTS) $(PROTO_COVERED_OBJECTS) \
-                   $(OUT)/sim/covered/wan/wan_link.o
+PROTO_COVERED_OBJECTS := $(patsubst %.c,$(OUT)/covered/%.o,$(wildcard proto/*.c))
+COVERED_OBJECTS := $(patsubst %.c,$(OUT)/covered/%.o,$(SIM_CORES) wan/wan_link.c) \
+                   $(PROTO_COVERED_OBJECTS)
 COVERED_TESTS := $(patsubst tests/%.c,%,$(wildcard tests/fed_*_test.c tests/proto_*_test.c)) \
-                 codec_codec_test codec_topk2_test coordinator_lost_test coordinator_orders_test \
-                 coordinator_places_test coordinator_speeds_test coordinator_state_test \
-                 coordinator_steps_test node_restore_test node_rounds_test node_state_test \
-                 wan_link_test
-COVERED_TEST_PROGRAMS := $(addprefix $(OUT)/sim/covered/,\
-                           $(filter-out fed_device_test,$(COVERED_TESTS)))
+                 codec_codec_test codec_topk2_test \
+                 $(addprefix coordinator_,$(addsuffix _test,burst damage follow follow_place \
+                   ledger_queue lost orders places speeds state steps sweep)) \
+                 $(addprefix node_,$(addsuffix _test,downlink journal restore rounds state status \
+                   training uplink)) wan_link_test
+COVERED_TEST_PROGRAMS := $(addprefix $(OUT)/covered/,$(filter-out fed_device_test,$(COVERED_TESTS)))
 $(PROTO_COVERED_OBJECTS): | $(GENERATED_HEADERS)
+COVERED_COMPILE = $(Q)$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) -O1 --coverage $(ISA_FLAGS) -MMD -MP -c
 $(OUT)/sim/covered/%.o: %.c
 	$(call say,CC,$< with counters)
 	$(Q)mkdir -p $(@D)
-	$(Q)$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) -O1 --coverage $(ISA_FLAGS) $(SIM_FLAGS) -MMD -MP \
-	    -c -o $@ $<
+	$(COVERED_COMPILE) $(SIM_FLAGS) -o $@ $<
+$(OUT)/covered/%.o: %.c
+	$(call say,CC,$< with counters)
+	$(Q)mkdir -p $(@D)
+	$(COVERED_COMPILE) -DATOLL_SIMULATED -fprofile-update=atomic -o $@ $<
 define library_rule
 $(call LIBRARY,$(1)): $(call objects,$(call sources,$(1))) \
     $(if $(filter sim,$(1)),$(SIM_CORE_OBJECTS)) \
@@ -267,7 +271,7 @@ $(OUT)/bin/atoll-sim-mutated: $(OUT)/sim/main.o $(SIM_MUTATED_OBJECTS) $(SIM_LIB
 $(OUT)/bin/atoll-sim-covered: $(OUT)/sim/main.o $(SIM_COVERED_OBJECTS) $(SIM_LIBRARIES)
 	$(call say,LINK,$@)
 	$(LINK) --coverage $(SYSTEM_LIBS)
-$(COVERED_TEST_PROGRAMS): $(OUT)/sim/covered/%: $(OUT)/tests/%.o $(OUT)/tests/test.o \
+$(COVERED_TEST_PROGRAMS): $(OUT)/covered/%: $(OUT)/tests/%.o $(OUT)/tests/test.o \
     $(COVERED_OBJECTS) $(LIBRARIES)
 	$(call say,LINK,$@)
 	$(LINK) --coverage $(SYSTEM_LIBS)
@@ -404,8 +408,9 @@ sim-mutants: $(OUT)/bin/atoll-sim-mutated
 	$(Q)scripts/sim-mutants $(OUT)/bin/atoll-sim-mutated
 sim-coverage: $(OUT)/bin/atoll-sim-covered
 	$(Q)scripts/coverage $< $(OUT)/sim/covered $(if $(SEEDS),$(SEEDS),500)
-coverage: $(OUT)/bin/atoll-sim-covered $(COVERED_TEST_PROGRAMS)
-	$(Q)scripts/coverage $< $(OUT)/sim/covered $(if $(SEEDS),$(SEEDS),100) $(COVERED_TEST_PROGRAMS)
+coverage: $(OUT)/bin/atoll-sim-covered $(COVERED_TEST_PROGRAMS) programs
+	$(Q)ATOLL_BIN=$(abspath $(OUT))/bin scripts/coverage $< $(OUT)/sim/covered,$(OUT)/covered \
+	    $(if $(SEEDS),$(SEEDS),100) $(COVERED_TEST_PROGRAMS)
 
 demo:
 	$(Q)scripts/install-deps
@@ -494,5 +499,6 @@ check:
 clean:
 	rm -rf build
 
--include $(patsubst %.o,%.d,$(SIM_CORE_OBJECTS) $(SIM_MUTATED_OBJECTS) $(COVERED_OBJECTS) \
+-include $(patsubst %.o,%.d,$(SIM_CORE_OBJECTS) $(SIM_MUTATED_OBJECTS) $(SIM_COVERED_OBJECTS) \
+             $(COVERED_OBJECTS) \
              $(call objects,$(SOURCES) $(MAINS) $(TEST_SOURCES) tests/test.c $(BENCH_SOURCES)))
