@@ -208,9 +208,14 @@ def test_a_site_that_contributes_as_often_as_it_can_makes_nobody_stale():
         thread = threading.Thread(target=flood)
         thread.start()
         try:
-            for seed in range(5):  # a second of work each, from the newest version
+            # a second of work each, from the newest version, and more where the flood is slow: a
+            # round has twenty tries of it, of which at most eight may be let in
+            for seed in range(5):
                 bases = [follower.ledger.version for follower in followers[:2]]
+                tries, until = sum(made), time.monotonic() + SECONDS
                 time.sleep(1)
+                while sum(made) < tries + 20 and time.monotonic() < until:
+                    time.sleep(0.05)
                 for follower, base in zip(followers, bases):
                     submit(follower, seed=seed, patient=False, base_version=base)
         finally:
