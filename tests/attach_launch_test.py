@@ -246,20 +246,51 @@ def test_slurm_brings_the_node_beside_the_ranks_and_the_job_is_complete_with_the
         slurm.close()
 
 
-def test_the_kubernetes_job_is_what_the_schema_says():
-    path = os.path.join(LAUNCH, "job.yaml")
+def test_slurm_starts_a_relay_on_each_host_and_the_ranks_attach_there():
+    slurm = Slurm()
+    try:
+        with Run("one", inner_steps=4) as run:
+            assert run.site.end(SECONDS) == 0  # its node runs in the job
+            given = environment(run.site, PORT=str(free_port()), RELAY_DIR=os.path.abspath("relay"))
+            done = subprocess.run(["sbatch", "--parsable", "--nodes=1", "--ntasks-per-node=2",
+                                   "--mem=0", "--overcommit", "--output=launcher.log",
+                                   os.path.join(LAUNCH, "slurm-hosts.sbatch"), TRAINER, "steps"],
+                                  env=given, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done
+            job = done.stdout.strip()
+            run.federation.until("it contributes", lambda: os.path.exists("launcher.log") and
+                                 " merged run=" in said(), SECONDS, alive=False)
+            codes = run.federation.stop_run(SECONDS)
+            assert codes["one"] == 0, codes
+            queue = lambda: slurm.call("squeue", "-h", "-j", job).strip()  # noqa: E731
+            run.federation.until("it ends", lambda: not queue(), SECONDS, alive=False)
+            state = slurm.call("scontrol", "show", "job", job)
+            assert "JobState=COMPLETED" in state, state + said()
+            with open("launcher.log") as file:
+                assert re.search("trainer_attached .*ranks=2 relayed=2 ", file.read()), said()
+            assert not run.federation.audit()
+    except BaseException as error:
+        raise AssertionError(f"{error}\n{said()}") from error
+    finally:
+        slurm.call("scancel", "-u", "root")
+        slurm.close()
+
+
+def test_the_kubernetes_files_are_what_the_schema_says():
     tool = shutil.which("kubernetes-validate") or \
         os.path.join(os.path.dirname(sys.executable), "kubernetes-validate")
     if not os.path.exists(tool):
         raise Skip("kubernetes-validate is not installed")
-    done = subprocess.run([tool, "--strict", path], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done
-    with open(path) as file:
-        wrong = file.read().replace("backoffLimit: 6", "backoffLimit: six")
-    with open("wrong.yaml", "w") as file:
-        file.write(wrong)
-    assert subprocess.run([tool, "--strict", "wrong.yaml"], capture_output=True,
-                          check=False).returncode != 0
+    for name in ("job.yaml", "hosts.yaml"):
+        path = os.path.join(LAUNCH, name)
+        done = subprocess.run([tool, "--strict", path], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done
+        with open(path) as file:
+            wrong = re.sub(r"backoffLimit: \d+", "backoffLimit: six", file.read())
+        with open("wrong.yaml", "w") as file:
+            file.write(wrong)
+        assert subprocess.run([tool, "--strict", "wrong.yaml"], capture_output=True,
+                              check=False).returncode != 0
 
 
 if __name__ == "__main__":

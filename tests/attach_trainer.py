@@ -51,6 +51,9 @@ class Parameter:
     def dim(self):
         return len(self.shape)
 
+    def numel(self):
+        return len(self.values)
+
     def detach(self):
         return self
 
