@@ -221,11 +221,11 @@ PROTO_COVERED_OBJECTS := $(patsubst %.c,$(OUT)/covered/%.o,$(wildcard proto/*.c)
 COVERED_OBJECTS := $(patsubst %.c,$(OUT)/covered/%.o,$(SIM_CORES) wan/wan_link.c) \
                    $(PROTO_COVERED_OBJECTS)
 COVERED_TESTS := $(patsubst tests/%.c,%,$(wildcard tests/fed_*_test.c tests/proto_*_test.c)) \
-                 codec_codec_test codec_topk2_test \
+                 codec_codec_test codec_topk2_test wan_link_test \
                  $(addprefix coordinator_,$(addsuffix _test,burst damage follow follow_place \
                    ledger_queue lost orders places speeds state steps sweep)) \
-                 $(addprefix node_,$(addsuffix _test,downlink journal restore rounds state status \
-                   training uplink)) wan_link_test
+                 $(addprefix node_,$(addsuffix _test,downlink journal replica restore rounds \
+                   state status training uplink))
 COVERED_TEST_PROGRAMS := $(addprefix $(OUT)/covered/,$(filter-out fed_device_test,$(COVERED_TESTS)))
 $(PROTO_COVERED_OBJECTS): | $(GENERATED_HEADERS)
 COVERED_COMPILE = $(Q)$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) -O1 --coverage $(ISA_FLAGS) -MMD -MP -c
