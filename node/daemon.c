@@ -249,6 +249,17 @@ static enum status open_journal(struct daemon *daemon, struct error *error) {
     return OK;
 }
 
+/* Of a version that came by no step in this process: from disk, or as the run's snapshot. No step may
+ * follow it, where the run is over. */
+static void tell_root(void *context) {
+    const struct daemon *daemon = context;
+    const struct model_state *global = &daemon->replica.global;
+    uint8_t root[DIGEST_SIZE];
+    if (global->version == 0) return;
+    state_root(global->theta, global->parameters, root);
+    report_add_root(daemon->report, global->version, root);
+}
+
 /* Damage is not mended by a restart: what can be fetched again may go, and it is a person who says
  * so. */
 static enum status tell_damage(const struct daemon *daemon, enum status status,
@@ -388,6 +399,7 @@ static enum status start(struct daemon *daemon, struct error *error) {
                                     .trainer_steps = trainer_steps(daemon)};
     daemon->report = report_create(&report);
     report_write(daemon->report, NULL, "starting", NULL);
+    tell_root(daemon);
     TRY(tell_damage(daemon, daemon_loop_restore(daemon, error), error));
     struct worker_options worker = {.site = daemon->site,
                                     .replica = &daemon->replica,
@@ -396,6 +408,7 @@ static enum status start(struct daemon *daemon, struct error *error) {
                                     .lacks_model = daemon->lacks_model,
                                     .tell = daemon_loop_post,
                                     .step_applied = on_step_applied,
+                                    .snapshot_loaded = tell_root,
                                     .compute_share = compute_share,
                                     .wall_ms = wall_ms,
                                     .troubles = daemon->troubles,

@@ -151,19 +151,22 @@ void report_set_leaving(struct report *report, bool leaving) {
     pthread_mutex_unlock(&report->lock);
 }
 
+static void forget_root(struct report *report, uint64_t version) {
+    size_t kept = 0;
+    for (size_t i = 0; i < report->root_count; i++) {
+        struct root_of one = report->roots[(report->root_head + i) % REPORT_ROOTS];
+        if (one.version == version) continue;
+        report->roots[(report->root_head + kept++) % REPORT_ROOTS] = one;
+    }
+    report->root_count = kept;
+}
+
 void report_add_root(struct report *report, uint64_t version,
                      const uint8_t root[static DIGEST_SIZE]) {
     static const uint8_t none[DIGEST_SIZE];
     if (memcmp(root, none, DIGEST_SIZE) == 0) return; /* no root in this version */
     pthread_mutex_lock(&report->lock);
-    for (size_t i = 0; i < report->root_count;
-         i++) { /* replayed after a crash: the newest word on a version counts */
-        struct root_of *known = &report->roots[(report->root_head + i) % REPORT_ROOTS];
-        if (known->version != version) continue;
-        memcpy(known->root, root, DIGEST_SIZE);
-        pthread_mutex_unlock(&report->lock);
-        return;
-    }
+    forget_root(report, version); /* replayed after a crash: the newest word counts, and is last */
     if (report->root_count == REPORT_ROOTS) {
         report->root_head = (report->root_head + 1) % REPORT_ROOTS;
         report->root_count--;

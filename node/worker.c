@@ -89,6 +89,8 @@ static void log_done(const struct worker *worker, const struct keeper_job *job) 
         log_info("snapshot_loaded", "version=%llu bytes=%llu",
                  (unsigned long long)job->snapshot.version,
                  (unsigned long long)job->snapshot.content_size);
+    if (job->kind == KEEPER_LOAD && job->status == OK)
+        worker->options.snapshot_loaded(worker->options.context);
     if (job->kind == KEEPER_CAPTURED && job->status == OK)
         log_info("checkpoint_written", "version=%llu trainer_steps=%llu",
                  (unsigned long long)worker->options.replica->global.version,

@@ -29,6 +29,7 @@ struct worker_options {
     void (*tell)(void *context, const struct node_event *event);
     void (*step_applied)(void *context, const struct ledger_entry *step,
                          const uint8_t root[DIGEST_SIZE], uint64_t spent_ms);
+    void (*snapshot_loaded)(void *context); /* the replica has it */
     float (*compute_share)(void *context);
     uint64_t (*wall_ms)(void *context); /* what a message is signed with */
     struct troubles *troubles;

@@ -240,9 +240,34 @@ def an_emptied_directory_that_is_killed_on_its_way_back_is_no_copy(directory):
     one.start()
     federation.until("contributions", lambda: len(one.receipts) >= had + 2, 60 * SLOWDOWN)
     check(not os.path.exists(os.path.join(one.directory, "restored")), "it is over then")
-    codes = federation.stop_run()
-    equal({name: code for name, code in codes.items() if code != 0}, {}, "exit codes")
-    equal(federation.audit(sites=["two"]), [], "the audit")
+    prove(federation)
+
+
+@test
+def who_comes_back_to_a_run_that_is_over_says_the_root_of_its_model(directory):
+    """No step follows what it restores or fetches."""
+    federation = Federation(PROGRAMS, directory, manifest(mode="dense", sites=2, codec__kind="fp32"))
+    federation.start_coordinator()
+    one, two = [federation.add_site(name, "--throttle", "8") for name in ("one", "two")]
+    federation.until("a long ledger", lambda: len(one.receipts) >= 10 and len(two.receipts) >= 10,
+                     60 * SLOWDOWN)
+    federation.ctl("run", "stop", "--reason", "it is over")
+    for site in (one, two):
+        equal(site.wait(60 * SLOWDOWN), 0, "exit code")
+    federation.ctl("run", "snapshot")
+    written = f"version={federation.status()['version']} took_ms="
+    federation.until("the snapshot", lambda: written in federation.coordinator.text(),
+                     60 * SLOWDOWN, alive=False)
+    os.remove(os.path.join(one.directory, "status.json"))
+    for folder in ("journal", "payloads", "state", "status.json"):
+        path = os.path.join(two.directory, folder)
+        (shutil.rmtree if os.path.isdir(path) else os.remove)(path)
+    for site in (one, two):
+        site.start()
+        equal(site.wait(60 * SLOWDOWN), 0, "exit code of who comes back")
+    check("snapshot_loaded" in two.text(), "it fetched the model")
+    equal(federation.coordinator.end(60), 0, "exit code of the coordinator")
+    equal(federation.audit(), [], "the audit")
 
 
 @test
