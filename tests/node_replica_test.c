@@ -39,11 +39,11 @@ TEST(a_message_is_of_the_codec_that_the_run_has_then) {
     struct buffer payload = {0};
     fixture_init(&site, OUTER_SPARSE, 1);
     progress(&site, 1);
-    size_t size = encode(&site, CODEC_TOPK2_64, &payload);
+    size_t small = encode(&site, CODEC_TOPK2_64, &payload);
     progress(&site, 2);
-    CHECK(encode(&site, CODEC_TOPK2_128, &payload) > size);
+    size_t large = encode(&site, CODEC_TOPK2_128, &payload);
     progress(&site, 3);
-    CHECK_EQUAL(encode(&site, CODEC_TOPK2_64, &payload), size);
+    CHECK(3 * small < 2 * large && 3 * encode(&site, CODEC_TOPK2_64, &payload) < 2 * large);
     buffer_deinit(&payload);
     fixture_deinit(&site);
 }

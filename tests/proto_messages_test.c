@@ -508,7 +508,8 @@ static const char long_text[400] = {[0 ... 398] = 'x'};
 TEST(an_admin_request_beyond_a_limit_is_not_sent) {
     struct error error = {0};
     struct buffer out = {0};
-    struct admin_request request = {.protocol = 1, .verb = ADMIN_RULES, .key = "", .rule_value = ""};
+    struct admin_request request = {
+        .protocol = 1, .verb = ADMIN_RULES, .key = "", .rule_value = ""};
     CHECK_OK(admin_request_encode(&request, &out, &error));
     NOT_SENT_WITH(admin_request, request, bent.key = long_text, "key");
     NOT_SENT_WITH(admin_request, request, bent.rule_value = long_text, "rule_value");
