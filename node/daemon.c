@@ -249,8 +249,8 @@ static enum status open_journal(struct daemon *daemon, struct error *error) {
     return OK;
 }
 
-/* Of a version that came by no step in this process: from disk, or as the run's snapshot. No step may
- * follow it, where the run is over. */
+/* Of a version that came by no step in this process: from disk, or as the run's snapshot. No step
+ * may follow it, where the run is over. */
 static void tell_root(void *context) {
     const struct daemon *daemon = context;
     const struct model_state *global = &daemon->replica.global;

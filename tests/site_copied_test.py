@@ -246,7 +246,8 @@ def an_emptied_directory_that_is_killed_on_its_way_back_is_no_copy(directory):
 @test
 def who_comes_back_to_a_run_that_is_over_says_the_root_of_its_model(directory):
     """No step follows what it restores or fetches."""
-    federation = Federation(PROGRAMS, directory, manifest(mode="dense", sites=2, codec__kind="fp32"))
+    federation = Federation(PROGRAMS, directory,
+                            manifest(mode="dense", sites=2, codec__kind="fp32"))
     federation.start_coordinator()
     one, two = [federation.add_site(name, "--throttle", "8") for name in ("one", "two")]
     federation.until("a long ledger", lambda: len(one.receipts) >= 10 and len(two.receipts) >= 10,
