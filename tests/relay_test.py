@@ -155,6 +155,52 @@ def test_ranks_on_other_hosts_publish_the_payload_bytes_of_a_job_on_the_nodes_ho
     assert together, found
 
 
+def test_a_relay_that_cannot_be_says_why_and_changes_nothing():
+    with open("right", "w") as file:
+        file.write("ab" * 32 + "\n")
+    with open("wrong", "w") as file:
+        file.write("word\n")
+    with open("words", "w") as file:
+        file.write("two words\n")
+    os.mkdir("site")
+    with open("site/site.json", "w") as file:
+        file.write("{}")
+    with open("site/attach.token", "w") as file:
+        file.write("the node's")
+
+    def refused(code, word, *options):
+        done = subprocess.run([os.path.join(PROGRAMS, "atoll-node"), "relay", *options],
+                              capture_output=True, text=True, check=False, timeout=SECONDS)
+        assert done.returncode == code and word in done.stderr, (options, done)
+    to, token = ("--to", "127.0.0.1:1"), ("--token-file", "right")
+    refused(2, "holds no relay's token", *to, "--token-file", "wrong", "--dir", "host")
+    refused(2, "more than one word", *to, "--token-file", "words", "--dir", "host")
+    refused(2, "is a site's directory", *to, *token, "--dir", "site")
+    refused(2, "--data", *to, *token, "--dir", "host", "--data", "right")
+    refused(2, "to", *token, "--dir", "host")
+    refused(1, "107 are the limit", *to, *token, "--dir", "host", "--attach-socket", "x" * 120)
+    with open("site/attach.token") as file:
+        assert file.read() == "the node's"
+
+
+def test_a_rank_at_a_relay_without_a_node_is_told_so_and_the_relay_comes_back():
+    with Hosts(1, inner_steps=4, inner__dylu="false", **SUMS) as run:
+        first = exported(run, "first", "--at", "0")
+        group = Group(run, 1, "steps")
+        run.until("it contributes", lambda: run.receipts() >= 2)
+        run.site.kill()
+        job = group.jobs[0]
+        run.federation.until("it is told", lambda: "the relay has no connection to the node at" in
+                             job.text(), SECONDS, alive=False)
+        run.site.start()
+        run.until("it is attached again", lambda: "attached again" in job.text())
+        before = run.receipts()
+        run.until("it goes on", lambda: run.receipts() >= before + 3)
+        run.end()
+        assert job.wait() == 0, job.text()
+        in_the_model(run, first)
+
+
 def kills(default):
     return int(os.environ.get("ATOLL_TEST_KILLS") or default)
 
