@@ -223,7 +223,8 @@ COVERED_OBJECTS := $(patsubst %.c,$(OUT)/covered/%.o,$(SIM_CORES) wan/wan_link.c
 COVERED_TESTS := $(patsubst tests/%.c,%,$(wildcard tests/fed_*_test.c tests/proto_*_test.c)) \
                  codec_codec_test codec_topk2_test wan_link_test \
                  $(addprefix coordinator_,$(addsuffix _test,burst damage follow follow_place \
-                   ledger_queue lost orders places speeds state steps sweep)) \
+                   ledger_queue lost orders places restore speeds state steps \
+                   sweep)) \
                  $(addprefix node_,$(addsuffix _test,downlink journal replica restore rounds \
                    state status training uplink))
 COVERED_TEST_PROGRAMS := $(addprefix $(OUT)/covered/,$(filter-out fed_device_test,$(COVERED_TESTS)))
