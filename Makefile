@@ -355,8 +355,8 @@ tests-built: deps-found $(TEST_PROGRAMS) $(if $(CUDA_EMULATION),\
                  $(CUDA_EMULATION) $(CUDA_PROBE) $(OUT)/bench/train $(OUT)/bench/gpu_codec)
 # It counts calls across folders.
 comma := ,
-COUNTED := digest_sha256 digest_pieces digest_update codec_norm_squared codec_check codec_decode \
-           codec_decode_checked codec_merge_checked
+COUNTED := digest_sha256 digest_pieces digest_update codec_walk codec_check codec_decode \
+           codec_decode_stretch codec_merge_stretch
 $(OUT)/tests/coordinator_counts_test: LDFLAGS_ALL += $(addprefix -Wl$(comma)--wrap=,$(COUNTED))
 $(OUT)/tests/%: $(OUT)/tests/%.o $(OUT)/tests/test.o $(LIBRARIES)
 	$(call say,LINK,$@)

@@ -128,6 +128,14 @@ static inline uint32_t bits_get_rice(struct bit_reader *reader, uint32_t limit, 
     return run;
 }
 
+/* bit <= 8 * size */
+static inline void bits_seek(struct bit_reader *reader, uint64_t bit) {
+    reader->at = (size_t)(bit / 8);
+    reader->held = 0;
+    reader->count = 0;
+    (void)bits_get(reader, (unsigned)(bit % 8));
+}
+
 /* True if all has been read except fewer than eight padding bits, and those are zero. */
 static inline bool bits_at_end(const struct bit_reader *reader) {
     return !reader->failed && reader->at == reader->size && reader->count < 8 && reader->held == 0;

@@ -205,6 +205,16 @@ enum status message_end(const struct cursor *cursor, struct error *error) {
     return codec_is_sparse(cursor->codec) ? topk2_end(cursor, error) : OK;
 }
 
+uint64_t message_mark(const struct cursor *cursor) {
+    return codec_is_sparse(cursor->codec) ? topk2_mark(cursor) : 0;
+}
+
+void message_seek(struct cursor *cursor, size_t at, uint64_t mark) {
+    cursor->at = at;
+    cursor->is_checked = true;
+    if (codec_is_sparse(cursor->codec)) topk2_seek(cursor, mark);
+}
+
 typedef void piece_user(void *context, const struct piece *piece);
 
 static enum status walk(enum codec codec, struct bytes message, size_t count, piece_user *use,
@@ -230,12 +240,6 @@ static enum status check_and_walk(enum codec codec, struct bytes message, size_t
     return walk(codec, message, count, use, context, error);
 }
 
-/* A walk over a message that was walked over before. */
-static void walk_checked(enum codec codec, struct bytes message, size_t count, piece_user *use,
-                         void *context) {
-    MUST(walk(codec, message, count, use, context, NULL));
-}
-
 /* --- uses --- */
 
 static void spread(const struct piece *piece, float *out) {
@@ -256,8 +260,40 @@ enum status codec_decode(enum codec codec, struct bytes message, size_t count, f
     return check_and_walk(codec, message, count, use_decode, out, error);
 }
 
-void codec_decode_checked(enum codec codec, struct bytes message, size_t count, float *out) {
-    walk_checked(codec, message, count, use_decode, out);
+size_t codec_stretches(size_t count) { return count / CODEC_STRETCH + (count % CODEC_STRETCH > 0); }
+
+struct codec_stretch codec_stretch_at(size_t count, const uint64_t *marks, size_t stretch) {
+    size_t first = stretch * CODEC_STRETCH;
+    return (struct codec_stretch){first, MIN((size_t)CODEC_STRETCH, count - first), marks[stretch]};
+}
+
+/* Of a message that was walked over before. */
+static void walk_stretch(enum codec codec, struct bytes message, size_t count,
+                         struct codec_stretch stretch, piece_user *use, void *context) {
+    struct cursor cursor;
+    struct piece piece;
+    MUST(message_begin(codec, message, count, &cursor, NULL));
+    message_seek(&cursor, stretch.first, stretch.mark);
+    while (cursor.at < stretch.first + stretch.size) {
+        MUST(message_next(&cursor, &piece, NULL));
+        use(context, &piece);
+    }
+}
+
+struct decoding {
+    size_t first;
+    float *out;
+};
+
+static void use_decode_stretch(void *context, const struct piece *piece) {
+    const struct decoding *decoding = context;
+    spread(piece, decoding->out + (piece->first - decoding->first));
+}
+
+void codec_decode_stretch(enum codec codec, struct bytes message, size_t count,
+                          struct codec_stretch stretch, float *out) {
+    struct decoding decoding = {stretch.first, out};
+    walk_stretch(codec, message, count, stretch, use_decode_stretch, &decoding);
 }
 
 struct merging {
@@ -273,11 +309,12 @@ static void use_merge(void *context, const struct piece *piece) {
                              merge->scale, merge->rate, piece->sent);
 }
 
-void codec_merge_checked(enum codec codec, struct bytes message, size_t count, float scale,
-                         float rate, const struct codec_round *round) {
+void codec_merge_stretch(enum codec codec, struct bytes message, size_t count,
+                         struct codec_stretch stretch, float scale, float rate,
+                         const struct codec_round *round) {
     ASSERT(codec_is_sparse(codec)); /* a dense piece has no indices */
     struct merging merge = {scale, rate, round};
-    walk_checked(codec, message, count, use_merge, &merge);
+    walk_stretch(codec, message, count, stretch, use_merge, &merge);
 }
 
 static void use_restore(void *context, const struct piece *piece) {
@@ -300,18 +337,26 @@ enum status codec_restore(enum codec codec, struct bytes message, size_t count, 
 _Static_assert((int)CODEC_CHUNK == (int)ELEMENTWISE_BLOCK,
                "a chunk is a block of the reduction tree");
 
-static void use_norm(void *context, const struct piece *piece) {
-    *(double *)context +=
-        piece->sent == piece->size
-            ? elementwise_norm_squared(piece->value, piece->size)
-            : elementwise_norm_squared_at(piece->index, piece->value, piece->sent);
+static double piece_norm_squared(const struct piece *piece) {
+    return piece->sent == piece->size
+               ? elementwise_norm_squared(piece->value, piece->size)
+               : elementwise_norm_squared_at(piece->index, piece->value, piece->sent);
 }
 
-enum status codec_norm_squared(enum codec codec, struct bytes message, size_t count, double *out,
-                               struct error *error) {
+enum status codec_walk(enum codec codec, struct bytes message, size_t count, double *norm_squared,
+                       uint64_t *marks, struct error *error) {
+    struct cursor cursor;
+    struct piece piece;
     double sum = 0;
-    TRY(walk(codec, message, count, use_norm, &sum, error));
-    *out = sum;
+    TRY(message_begin(codec, message, count, &cursor, error));
+    while (cursor.at < cursor.count) {
+        if (marks && cursor.at % CODEC_STRETCH == 0)
+            marks[cursor.at / CODEC_STRETCH] = message_mark(&cursor);
+        TRY(message_next(&cursor, &piece, error));
+        if (norm_squared) sum += piece_norm_squared(&piece);
+    }
+    TRY(message_end(&cursor, error));
+    if (norm_squared) *norm_squared = sum;
     return OK;
 }
 

@@ -103,10 +103,27 @@ MUST_USE enum status codec_check(enum codec codec, struct bytes message, size_t 
 /* out[i] = value sent, or 0 where none was. out is [count], written only on success. */
 MUST_USE enum status codec_decode(enum codec codec, struct bytes message, size_t count, float *out,
                                   struct error *error);
-/* The same of a message that is known to be good, because codec_check or codec_norm_squared has
- * walked these bytes for that codec and count: one pass, and nothing to fail. fed/payload.h has the
- * type that says so. */
-void codec_decode_checked(enum codec codec, struct bytes message, size_t count, float *out);
+/* All of the format's rules, and on the same walk Σ value² over the message as
+ * elementwise_norm_squared gives for codec_decode's output, the same bits, without the memory; and
+ * where each stretch begins. marks is [codec_stretches(count)]; norm_squared and marks may be NULL.
+ */
+MUST_USE enum status codec_walk(enum codec codec, struct bytes message, size_t count,
+                                double *norm_squared, uint64_t *marks, struct error *error);
+
+/* A message that is known to be good, because codec_walk has walked these bytes for that codec and
+ * count, is decoded in one pass, and nothing can fail. fed/payload.h has the type that says so. It
+ * is decoded by stretches, so that threads can share the work: each is of CODEC_STRETCH elements,
+ * the last one of what is left. */
+enum { CODEC_STRETCH = 64 * CODEC_CHUNK };
+size_t codec_stretches(size_t count);
+struct codec_stretch {
+    size_t first, size; /* elements */
+    uint64_t mark;      /* as codec_walk gave it */
+};
+struct codec_stretch codec_stretch_at(size_t count, const uint64_t *marks, size_t stretch);
+/* out is [stretch.size]. */
+void codec_decode_stretch(enum codec codec, struct bytes message, size_t count,
+                          struct codec_stretch stretch, float *out);
 /* What a round of a sparse codec has brought so far, of each coordinate. Arrays are [count]. */
 struct codec_round {
     float *theta;
@@ -114,18 +131,14 @@ struct codec_round {
     uint16_t *senders; /* messages that have the coordinate; CODEC_ROUND_MAX at most in a round */
 };
 /* This is how contributions merge in sparse mode: theta goes to where the mean of the round is with
- * this message, each coordinate's over those that sent it (elementwise_scatter_mean). As
- * codec_decode_checked. What was not sent is not touched. */
-void codec_merge_checked(enum codec codec, struct bytes message, size_t count, float scale,
-                         float rate, const struct codec_round *round);
+ * this message, each coordinate's over those that sent it (elementwise_scatter_mean). Nothing
+ * outside the stretch and nothing that was not sent is touched. */
+void codec_merge_stretch(enum codec codec, struct bytes message, size_t count,
+                         struct codec_stretch stretch, float scale, float rate,
+                         const struct codec_round *round);
 /* A message of ours was refused or lost: puts its mass back, e = e + decode(message). */
 MUST_USE enum status codec_restore(enum codec codec, struct bytes message, size_t count, float *e,
                                    struct error *error);
-
-/* Σ value² over the message as elementwise_norm_squared gives for codec_decode's output, the same
- * bits, without the memory. */
-MUST_USE enum status codec_norm_squared(enum codec codec, struct bytes message, size_t count,
-                                        double *out, struct error *error);
 
 /* Checks a topk2 message, and says where each chunk begins: what a decoder needs that does many at
  * a time (codec/device.h). places is [chunks]; for each: the bit in the stream, from 48 on the

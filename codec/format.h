@@ -47,6 +47,7 @@ struct cursor {
     enum codec codec;
     size_t count, at;     /* elements in all; elements walked over */
     struct bytes payload; /* after the header */
+    bool is_checked;      /* it was walked over before: what it holds is as it must be */
     /* topk2 */
     struct bit_reader bits;
     uint32_t table[TABLE_COUNT]; /* bit patterns */
@@ -65,6 +66,10 @@ MUST_USE enum status message_begin(enum codec codec, struct bytes message, size_
 /* The next piece while out->at < out->count. */
 MUST_USE enum status message_next(struct cursor *cursor, struct piece *out, struct error *error);
 MUST_USE enum status message_end(const struct cursor *cursor, struct error *error);
+/* What a walk that starts here must know; and a checked message's cursor goes there, to element
+ * `at`, which begins a chunk. */
+uint64_t message_mark(const struct cursor *cursor);
+void message_seek(struct cursor *cursor, size_t at, uint64_t mark);
 
 /* --- dense codecs: payloads in which every chunk's place is known --- */
 size_t dense_payload_size(enum codec codec, size_t count);
@@ -89,6 +94,8 @@ size_t topk2_finish(struct topk2_encoder *encoder, uint8_t *payload, float *e);
 size_t topk2_payload_bound(enum codec codec, size_t count);
 MUST_USE enum status topk2_begin_decoding(struct cursor *cursor, struct error *error);
 MUST_USE enum status topk2_next(struct cursor *cursor, struct piece *out, struct error *error);
+uint64_t topk2_mark(const struct cursor *cursor);
+void topk2_seek(struct cursor *cursor, uint64_t mark);
 MUST_USE enum status topk2_end(const struct cursor *cursor, struct error *error);
 
 #endif

@@ -486,9 +486,11 @@ enum status topk2_next(struct cursor *cursor, struct piece *out, struct error *e
         TRY(get_elements(cursor, form.rice, sent, out, gap, code, error));
         TRY(get_runs(cursor, sent, code, error));
     }
-    struct form best = best_form(shape, gap, sent, keep);
-    if (best.usual != form.usual || best.rice != form.rice)
-        return chunk_invalid(cursor, "is not in its shortest form", error);
+    if (!cursor->is_checked) {
+        struct form best = best_form(shape, gap, sent, keep);
+        if (best.usual != form.usual || best.rice != form.rice)
+            return chunk_invalid(cursor, "is not in its shortest form", error);
+    }
     float scale = power_of_two(cursor->shift), value[TABLE_COUNT];
     for (unsigned at = 0; at < TABLE_COUNT; at++) value[at] = float_of(cursor->table[at]) * scale;
     for (size_t j = 0; j < sent; j++) {
@@ -497,6 +499,22 @@ enum status topk2_next(struct cursor *cursor, struct piece *out, struct error *e
     }
     out->sent = sent;
     return OK;
+}
+
+/* The bit in the stream; from MARK_SHIFT_AT on the last chunk's shift, counted from -SHIFT_MAX; and
+ * whether there was one. */
+enum { MARK_SHIFT_AT = 48, MARK_KNOWN_AT = 63, MARK_SHIFT_MASK = 0xFF };
+
+uint64_t topk2_mark(const struct cursor *cursor) {
+    uint64_t bit = 8 * (uint64_t)cursor->bits.at - cursor->bits.count;
+    return bit | (uint64_t)(cursor->shift + SHIFT_MAX) << MARK_SHIFT_AT |
+           (uint64_t)cursor->shift_known << MARK_KNOWN_AT;
+}
+
+void topk2_seek(struct cursor *cursor, uint64_t mark) {
+    bits_seek(&cursor->bits, mark & ((UINT64_C(1) << MARK_SHIFT_AT) - 1));
+    cursor->shift = (int)(mark >> MARK_SHIFT_AT & MARK_SHIFT_MASK) - SHIFT_MAX;
+    cursor->shift_known = mark >> MARK_KNOWN_AT != 0;
 }
 
 enum status topk2_end(const struct cursor *cursor, struct error *error) {

@@ -113,8 +113,7 @@ MUST_USE enum status directory_snapshot_header(struct directory *data, uint64_t 
                                                uint8_t raw[static SNAPSHOT_HEADER_SIZE],
                                                struct snapshot_header *out, struct error *error);
 /* Writes a snapshot of the model, names it durably and deletes all but the newest `keep`. */
-MUST_USE enum status directory_snapshot_write(struct directory *data,
-                                              const struct model_state *model,
+MUST_USE enum status directory_snapshot_write(struct directory *data, struct model_state *model,
                                               const struct snapshot_header *partial,
                                               const struct key_pair *key, unsigned keep,
                                               struct error *error);

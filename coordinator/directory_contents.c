@@ -145,7 +145,7 @@ static enum status prune_snapshots(struct directory *data,
     return status == NOT_FOUND ? OK : status;
 }
 
-enum status directory_snapshot_write(struct directory *data, const struct model_state *model,
+enum status directory_snapshot_write(struct directory *data, struct model_state *model,
                                      const struct snapshot_header *partial,
                                      const struct key_pair *key, unsigned keep,
                                      struct error *error) {
@@ -153,7 +153,7 @@ enum status directory_snapshot_write(struct directory *data, const struct model_
     struct buffer content = {0};
     uint8_t raw[SNAPSHOT_HEADER_SIZE], name[STORE_KEY_U64_SIZE];
     header.version = model->version;
-    state_root(model->theta, model->parameters, header.root);
+    model_state_root(model, header.root);
     snapshot_write(model, &content);
     header.content_size = content.size;
     enum status status =

@@ -9,6 +9,7 @@
 #include "base/memory.h"
 #include "base/queue.h"
 #include "base/thread.h"
+#include "base/thread_pool.h"
 
 enum { MESSAGES_LIMIT = 65536 };
 
@@ -16,6 +17,7 @@ struct model_thread {
     struct model_thread_options options;
     struct queue *queue;
     struct thread *thread;
+    struct thread_pool *pool; /* shares steps and roots with it */
 };
 
 static void write_snapshot(struct model_thread *thread, const struct model_snapshot *snapshot) {
@@ -73,7 +75,11 @@ enum status model_thread_start(const struct model_thread_options *options,
     struct model_thread *thread = xcalloc(1, sizeof *thread);
     thread->options = *options;
     thread->queue = queue_create(MESSAGES_LIMIT);
-    enum status status = thread_start("model", run, thread, &thread->thread, error);
+    enum status status = thread_pool_create("model", 0, &thread->pool, error);
+    if (status == OK) {
+        thread->options.work.model->pool = thread->pool;
+        status = thread_start("model", run, thread, &thread->thread, error);
+    }
     if (status == OK)
         *out = thread;
     else
@@ -91,6 +97,8 @@ void model_thread_stop(struct model_thread *thread) {
     if (!thread) return;
     queue_close(thread->queue);
     if (thread_join(thread->thread, UINT64_MAX) != OK) log_error("thread_stuck", "thread=model");
+    thread->options.work.model->pool = NULL;
+    thread_pool_destroy(thread->pool);
     queue_destroy(thread->queue);
     free(thread);
 }

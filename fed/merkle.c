@@ -241,29 +241,58 @@ enum status ledger_head_verify(struct bytes raw, const uint8_t public_key[static
     return OK;
 }
 
+/* ---- the state root -------------------------------------------------------------------------- */
+
+uint64_t state_pieces(uint64_t count) { return count / STATE_PIECE + (count % STATE_PIECE > 0); }
+
+void state_leaf(const float *theta, uint64_t count, uint64_t piece,
+                uint8_t out[static DIGEST_SIZE]) {
+    uint64_t at = piece * STATE_PIECE;
+    digest_leaf(theta + at, (size_t)MIN((uint64_t)STATE_PIECE, count - at) * sizeof(float), out);
+}
+
 /* One hash a level waits for its right neighbour, so memory does not grow with the model. */
-void state_root(const float *theta, uint64_t count, uint8_t out[static DIGEST_SIZE]) {
-    if (count == 0) {
-        digest_sha256(NULL, 0, out);
-        return;
-    }
+struct climb {
     uint8_t waiting[MERKLE_LEVELS][DIGEST_SIZE];
-    uint64_t pieces = 0;
-    const uint64_t per_piece = STATE_PIECE_SIZE / sizeof(float);
-    for (uint64_t at = 0; at < count; at += per_piece, pieces++) {
-        uint8_t hash[DIGEST_SIZE];
-        digest_leaf(theta + at, (size_t)MIN(per_piece, count - at) * sizeof(float), hash);
-        unsigned level = 0;
-        for (; (pieces >> level) & 1; level++) digest_children(waiting[level], hash, hash);
-        memcpy(waiting[level], hash, DIGEST_SIZE);
-    }
+    uint64_t leaves;
+};
+
+static void climb_add(struct climb *climb, const uint8_t leaf[static DIGEST_SIZE]) {
+    uint8_t hash[DIGEST_SIZE];
+    unsigned level = 0;
+    memcpy(hash, leaf, DIGEST_SIZE);
+    for (; (climb->leaves >> level) & 1; level++)
+        digest_children(climb->waiting[level], hash, hash);
+    memcpy(climb->waiting[level], hash, DIGEST_SIZE);
+    climb->leaves++;
+}
+
+static void climb_root(const struct climb *climb, uint8_t out[static DIGEST_SIZE]) {
     bool first = true;
     for (unsigned level = 0; level < MERKLE_LEVELS; level++) {
-        if (!((pieces >> level) & 1)) continue;
+        if (!((climb->leaves >> level) & 1)) continue;
         if (first)
-            memcpy(out, waiting[level], DIGEST_SIZE);
+            memcpy(out, climb->waiting[level], DIGEST_SIZE);
         else
-            digest_children(waiting[level], out, out);
+            digest_children(climb->waiting[level], out, out);
         first = false;
     }
+}
+
+void state_root(const float *theta, uint64_t count, uint8_t out[static DIGEST_SIZE]) {
+    struct climb climb = {.leaves = 0};
+    if (count == 0) digest_sha256(NULL, 0, out);
+    for (uint64_t piece = 0; piece < state_pieces(count); piece++) {
+        uint8_t leaf[DIGEST_SIZE];
+        state_leaf(theta, count, piece, leaf);
+        climb_add(&climb, leaf);
+    }
+    climb_root(&climb, out);
+}
+
+void state_root_of(const uint8_t (*leaves)[DIGEST_SIZE], uint64_t pieces,
+                   uint8_t out[static DIGEST_SIZE]) {
+    struct climb climb = {.leaves = 0};
+    for (uint64_t piece = 0; piece < pieces; piece++) climb_add(&climb, leaves[piece]);
+    climb_root(&climb, out);
 }

@@ -65,7 +65,13 @@ MUST_USE enum status ledger_head_verify(struct bytes raw,
 
 /* The state root: this tree over 1 MiB pieces of theta as little-endian fp32; of no parameters, the
  * empty tree's. */
-enum { STATE_PIECE_SIZE = 1 << 20 };
+enum { STATE_PIECE_SIZE = 1 << 20, STATE_PIECE = STATE_PIECE_SIZE / 4 /* parameters */ };
 void state_root(const float *theta, uint64_t count, uint8_t out[static DIGEST_SIZE]);
+/* The leaf of one piece, and the root over all of them: leaves is [pieces], pieces > 0. */
+uint64_t state_pieces(uint64_t count);
+void state_leaf(const float *theta, uint64_t count, uint64_t piece,
+                uint8_t out[static DIGEST_SIZE]);
+void state_root_of(const uint8_t (*leaves)[DIGEST_SIZE], uint64_t pieces,
+                   uint8_t out[static DIGEST_SIZE]);
 
 #endif

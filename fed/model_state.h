@@ -17,12 +17,19 @@
  * index order of the parts, so that any machine gets the same bits; `state_root` of merkle.h names
  * theta's.
  *
- * Memory: dense 12 bytes per parameter (theta, m, D) and a scratch of 4 per parameter of the
- * largest fragment; sparse 10 (theta, S and n). Allocated once. One owner.
+ * A step goes stretch by stretch (codec/codec.h) across all its parts, and the root piece by piece,
+ * shared by the threads of a pool: the same bits for any number of them. Pieces whose parameters
+ * have not changed since the last root are not hashed again.
+ *
+ * Memory: dense 12 bytes per parameter (theta, m, D), sparse 10 (theta, S and n); 33 bytes per MiB
+ * of theta for the root; in dense mode a stretch of 1 MiB for each thread while a step is applied.
+ * One owner.
  */
 #ifndef FED_MODEL_STATE_H
 #define FED_MODEL_STATE_H
 
+#include "base/thread_pool.h"
+#include "fed/merkle.h"
 #include "fed/outer_rate.h"
 #include "fed/payload.h"
 #include "fed/run_state.h"
@@ -40,18 +47,28 @@ struct model_state {
         uint32_t count;  /* contributions in it */
         uint32_t period; /* N, in force since it was cleared */
     } sums[FRAGMENTS_LIMIT];
+    struct thread_pool *pool; /* borrowed; NULL, as after model_state_init: the caller's thread */
     /* After a step that failed because values could cease to be finite: the number, from 1, of the
      * part that would bring them there. 0: it was something else. */
     uint32_t nonfinite_part;
     /* private */
     struct manifest manifest;
-    float *scratch; /* [largest fragment], dense only: decoded part */
+    struct model_bounds { /* not below the lengths of the fragment's theta, m and D or S */
+        bool known;
+        double theta, momentum, accumulated;
+    } bounds[FRAGMENTS_LIMIT];
+    uint8_t (*leaves)[DIGEST_SIZE]; /* [pieces] */
+    bool *leaf_known;               /* [pieces] */
 };
 
 /* All zero at version 0: fill theta next. FULL if there is not that much memory. */
 MUST_USE enum status model_state_init(struct model_state *state, const struct manifest *manifest,
                                       uint64_t parameters, struct error *error);
 void model_state_deinit(struct model_state *state);
+/* Theta or the optimizer's buffers were written by somebody else, once there has been a step. */
+void model_state_changed(struct model_state *state);
+/* state_root of theta. */
+void model_state_root(struct model_state *state, uint8_t out[static DIGEST_SIZE]);
 /* Bytes that model_state_init takes. */
 uint64_t model_state_memory(const struct manifest *manifest, uint64_t parameters);
 

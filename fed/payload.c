@@ -12,6 +12,7 @@ struct verified_payload {
     struct payload_terms terms;
     struct buffer bytes;
     double norm;
+    uint64_t *marks; /* of its stretches */
 };
 
 struct payload_terms payload_terms_of(const struct manifest *manifest, uint64_t parameters,
@@ -28,10 +29,17 @@ struct payload_terms payload_terms_of(const struct manifest *manifest, uint64_t 
 static enum status walk(const struct payload_terms *terms, struct buffer *bytes,
                         struct verified_payload **out, struct error *error) {
     double squared;
-    TRY(codec_norm_squared(terms->codec, buffer_bytes(bytes), (size_t)terms->count, &squared,
-                           error));
+    size_t count = (size_t)terms->count;
+    uint64_t *marks = xcalloc(MAX(codec_stretches(count), 1u), sizeof *marks);
+    enum status status =
+        codec_walk(terms->codec, buffer_bytes(bytes), count, &squared, marks, error);
+    if (status != OK) {
+        free(marks);
+        return status;
+    }
     struct verified_payload *payload = xcalloc(1, sizeof *payload);
-    *payload = (struct verified_payload){.terms = *terms, .bytes = *bytes, .norm = sqrt(squared)};
+    *payload = (struct verified_payload){
+        .terms = *terms, .bytes = *bytes, .norm = sqrt(squared), .marks = marks};
     *bytes = (struct buffer){0};
     *out = payload;
     return OK;
@@ -59,6 +67,7 @@ enum status payload_seal(enum codec codec, uint64_t count, struct buffer *bytes,
 void payload_destroy(struct verified_payload *payload) {
     if (!payload) return;
     buffer_deinit(&payload->bytes);
+    free(payload->marks);
     free(payload);
 }
 
@@ -68,6 +77,10 @@ const struct payload_terms *payload_terms(const struct verified_payload *payload
 
 struct bytes payload_bytes(const struct verified_payload *payload) {
     return buffer_bytes(&payload->bytes);
+}
+
+struct codec_stretch payload_stretch(const struct verified_payload *payload, size_t stretch) {
+    return codec_stretch_at((size_t)payload->terms.count, payload->marks, stretch);
 }
 
 double payload_norm(const struct verified_payload *payload) { return payload->norm; }

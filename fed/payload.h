@@ -39,6 +39,8 @@ void payload_destroy(struct verified_payload *payload); /* NULL is a no-op */
 
 const struct payload_terms *payload_terms(const struct verified_payload *payload);
 struct bytes payload_bytes(const struct verified_payload *payload); /* lent */
+/* One of codec_stretches(count). */
+struct codec_stretch payload_stretch(const struct verified_payload *payload, size_t stretch);
 /* Of the decoded values, as a header tells it. */
 double payload_norm(const struct verified_payload *payload);
 

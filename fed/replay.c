@@ -154,7 +154,7 @@ static enum status check_shape(const struct manifest *manifest, uint64_t paramet
 static enum status compare_root(struct replay *replay, const uint8_t wanted[static DIGEST_SIZE],
                                 const char *what, struct error *error) {
     uint8_t root[DIGEST_SIZE];
-    state_root(replay->model->theta, replay->model->parameters, root);
+    model_state_root(replay->model, root);
     if (memcmp(root, wanted, DIGEST_SIZE) != 0)
         return error_set(error, CORRUPT,
                          "the %s parameters here have another state root than the ledger names",
@@ -289,6 +289,7 @@ enum status replay_run(const struct ledger_source *source, const struct replay_o
     replay->options = options;
     replay->run = run;
     replay->model = model;
+    if (model) model_state_changed(model); /* the caller has filled it */
     replay->report = report ? report : &unread;
     *replay->report = (struct replay_report){.failed_entry = UINT64_MAX, .version = run->version};
     enum status status = OK;

@@ -78,6 +78,7 @@ enum status snapshot_read(struct model_state *state, const struct snapshot_heade
         return error_set(error, CORRUPT,
                          "snapshot: the content is not the one that its header names");
     struct reader reader = reader_of(content);
+    model_state_changed(state);
     for (uint32_t f = 0; f < state->fragments; f++) {
         struct model_sum sum = {.count = reader_u32(&reader)};
         sum.period = reader_u32(&reader);
@@ -93,7 +94,7 @@ enum status snapshot_read(struct model_state *state, const struct snapshot_heade
     if (state->mode == OUTER_SPARSE) TRY(read_senders(&reader, state, error));
     TRY(reader_finish(&reader, "snapshot", error));
     uint8_t root[DIGEST_SIZE];
-    state_root(state->theta, state->parameters, root);
+    model_state_root(state, root);
     if (memcmp(root, header->root, DIGEST_SIZE) != 0)
         return error_set(error, CORRUPT,
                          "snapshot: the parameters have another state root than its header names");

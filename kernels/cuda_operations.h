@@ -173,7 +173,7 @@ struct cuda_operations {
     /* Sparse: target = target + (scale · value) for each coordinate sent. */
     const char *(*codec_add)(uint32_t codec, uint64_t count, const struct cuda_part *part,
                              struct device_memory target);
-    /* Parts of one round, in this order, as codec_merge_checked. part_count <= CUDA_PARTS_MAX. */
+    /* Parts of one round, in this order, as codec_merge_stretch. part_count <= CUDA_PARTS_MAX. */
     const char *(*codec_step_sparse)(uint32_t codec, uint64_t count, const struct cuda_part *parts,
                                      uint32_t part_count, float rate,
                                      const struct cuda_round *round);

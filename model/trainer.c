@@ -157,7 +157,7 @@ enum status trainer_create(const struct trainer_options *options, struct trainer
     if (status != OK) goto out;
     arena = (struct tensor_arena){.base = t->memory};
     trainer_plan(t, &arena);
-    status = thread_pool_create(t->workers, &t->pool, error);
+    status = thread_pool_create("train", t->workers, &t->pool, error);
     if (status == OK) status = trainer_device_read_ahead(t, error);
 out:
     if (status != OK) {

@@ -2,9 +2,9 @@
 #ifndef MODEL_TRAINER_INTERNAL_H
 #define MODEL_TRAINER_INTERNAL_H
 
+#include "base/thread_pool.h"
 #include "model/device_trainer.h"
 #include "model/moments.h"
-#include "model/thread_pool.h"
 #include "model/trainer.h"
 #include "model/transformer.h"
 

@@ -465,6 +465,7 @@ static void close_all(struct daemon *daemon) {
     free(daemon->tensors);
     free(daemon->scratch);
     replica_deinit(&daemon->replica);
+    thread_pool_destroy(daemon->pool);
     stand_destroy(daemon->stand);
     cuda_backend_close(&daemon->cuda);
     trainer_destroy(daemon->trainer);

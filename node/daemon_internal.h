@@ -46,6 +46,7 @@ struct daemon {
     struct coverage_tensor *tensors;
     float *scratch; /* [parameters], for the restore: theta_local is nowhere yet */
     struct replica replica;
+    struct thread_pool *pool; /* shares what is done to the replica */
     struct journal *journal;
     struct restored restored;
     struct report *report;

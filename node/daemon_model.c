@@ -109,6 +109,8 @@ enum status daemon_open_model(struct daemon *daemon, struct error *error) {
     TRY(settings_check_attach(daemon->settings, daemon->site->observes, error));
     if (!daemon->settings->attach) TRY(open_trainer(daemon, error));
     TRY(replica_init(&daemon->replica, manifest, daemon->layout.count, error));
+    TRY(thread_pool_create("model", (uint32_t)daemon->settings->threads, &daemon->pool, error));
+    daemon->replica.global.pool = daemon->pool;
     if (daemon->settings->attach) TRY(daemon_border_open(daemon, error));
     return open_device(daemon, error);
 }

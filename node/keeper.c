@@ -199,7 +199,7 @@ static enum keeper_outcome do_apply(struct keeper *keeper, struct keeper_job *jo
 }
 
 static enum status write_checkpoint(struct keeper *keeper, struct keeper_job *job) {
-    const struct replica *replica = keeper->options.replica;
+    struct replica *replica = keeper->options.replica;
     const struct training_capture *taken = job->capture;
     struct journal_checkpoint checkpoint = {.version = replica->global.version,
                                             .trainer_steps = taken->trainer_steps,
@@ -212,7 +212,7 @@ static enum status write_checkpoint(struct keeper *keeper, struct keeper_job *jo
         checkpoint.fragment[i].baseless = taken->fragment[i].mark.baseless;
         checkpoint.fragment[i].progress = taken->fragment[i].mark.progress;
     }
-    state_root(replica->global.theta, replica->parameters, checkpoint.root);
+    model_state_root(&replica->global, checkpoint.root);
     struct buffer global = {0};
     snapshot_write(&replica->global, &global);
     struct journal_checkpoint_contents contents = {.global = buffer_bytes(&global),

@@ -151,7 +151,7 @@ enum status replica_encode(struct replica *replica, uint32_t fragment, enum code
     replica->codec = codec;
     TRY(encode_range(replica, fragment, &range, feedback, payload, error));
     struct bytes message = bytes_of(payload->data + before, payload->size - before);
-    TRY(codec_norm_squared(replica->codec, message, range.count, &squared, error));
+    TRY(codec_walk(replica->codec, message, range.count, &squared, NULL, error));
     *norm = sqrt(squared); /* correctly rounded by IEEE 754, so the same everywhere */
     return OK;
 }

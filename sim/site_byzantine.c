@@ -112,8 +112,8 @@ static void honest_header(struct simulated_site *site, enum byzantine_site kind,
     double squared = 0;
     MUST(codec_encoder_create((enum codec)c->codec, (size_t)count, &encoder, NULL));
     MUST(codec_encode(encoder, delta, NULL, feedback, payload, NULL));
-    MUST(codec_norm_squared((enum codec)c->codec, buffer_bytes(payload), (size_t)count, &squared,
-                            NULL));
+    MUST(codec_walk((enum codec)c->codec, buffer_bytes(payload), (size_t)count, &squared, NULL,
+                    NULL));
     codec_encoder_destroy(encoder);
     free(delta);
     free(feedback);

@@ -231,7 +231,7 @@ TEST(decoding_restoring_visiting_and_the_norm_agree) {
             CHECK_OK(codec_decode(all[c], bytes, count, out, &error));
             CHECK_OK(codec_restore(all[c], bytes, count, sum, &error));
             CHECK_OK(codec_visit(all[c], bytes, count, collect, &visited, &error));
-            CHECK_OK(codec_norm_squared(all[c], bytes, count, &norm, &error));
+            CHECK_OK(codec_walk(all[c], bytes, count, &norm, NULL, &error));
             CHECK(norm == elementwise_norm_squared(out, count));
             for (size_t i = 0; i < count; i++) {
                 CHECK(sum[i] == out[i] && seen[i] == out[i]);

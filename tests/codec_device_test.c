@@ -8,6 +8,7 @@
 #include "base/memory.h"
 #include "base/random.h"
 #include "kernels/elementwise.h"
+#include "tests/codec_whole.h"
 #include "tests/cuda_fixture.h"
 #include "tests/device_record.h"
 #include "tests/test.h"
@@ -315,7 +316,7 @@ static void compare_sparse_step(const struct cuda_operations *cuda, enum codec c
             message_of(codec, count, i % 4 == 3 ? SPARSE : (enum kind)(seed % 4), seed + i % 7);
         CHECK_OK(device_part_open(cuda, codec, buffer_bytes(&messages[i]), count, scale, &there[i],
                                   &error));
-        codec_merge_checked(codec, buffer_bytes(&messages[i]), count, scale, 0.7f, &here);
+        codec_merge_whole(codec, buffer_bytes(&messages[i]), count, scale, 0.7f, &here);
     }
     must(cuda->codec_step_sparse((uint32_t)codec, count, there, parts, 0.7f, &round));
     check_floats(cuda, round.theta, theta, count, "a sparse step");

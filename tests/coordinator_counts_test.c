@@ -54,14 +54,14 @@ void __wrap_digest_update(struct digest *digest, const void *data, size_t size) 
     __real_digest_update(digest, data, size);
 }
 
-enum status __real_codec_norm_squared(enum codec codec, struct bytes message, size_t count,
-                                      double *out, struct error *error);
-enum status __wrap_codec_norm_squared(enum codec codec, struct bytes message, size_t count,
-                                      double *out, struct error *error);
-enum status __wrap_codec_norm_squared(enum codec codec, struct bytes message, size_t count,
-                                      double *out, struct error *error) {
+enum status __real_codec_walk(enum codec codec, struct bytes message, size_t count,
+                              double *norm_squared, uint64_t *marks, struct error *error);
+enum status __wrap_codec_walk(enum codec codec, struct bytes message, size_t count,
+                              double *norm_squared, uint64_t *marks, struct error *error);
+enum status __wrap_codec_walk(enum codec codec, struct bytes message, size_t count,
+                              double *norm_squared, uint64_t *marks, struct error *error) {
     count_walk(message);
-    return __real_codec_norm_squared(codec, message, count, out, error);
+    return __real_codec_walk(codec, message, count, norm_squared, marks, error);
 }
 
 enum status __real_codec_check(enum codec codec, struct bytes message, size_t count,
@@ -84,21 +84,28 @@ enum status __wrap_codec_decode(enum codec codec, struct bytes message, size_t c
     return __real_codec_decode(codec, message, count, out, error);
 }
 
-void __real_codec_decode_checked(enum codec codec, struct bytes message, size_t count, float *out);
-void __wrap_codec_decode_checked(enum codec codec, struct bytes message, size_t count, float *out);
-void __wrap_codec_decode_checked(enum codec codec, struct bytes message, size_t count, float *out) {
+/* The world's models are small: a message is one stretch. */
+void __real_codec_decode_stretch(enum codec codec, struct bytes message, size_t count,
+                                 struct codec_stretch stretch, float *out);
+void __wrap_codec_decode_stretch(enum codec codec, struct bytes message, size_t count,
+                                 struct codec_stretch stretch, float *out);
+void __wrap_codec_decode_stretch(enum codec codec, struct bytes message, size_t count,
+                                 struct codec_stretch stretch, float *out) {
     count_walk(message);
-    __real_codec_decode_checked(codec, message, count, out);
+    __real_codec_decode_stretch(codec, message, count, stretch, out);
 }
 
-void __real_codec_merge_checked(enum codec codec, struct bytes message, size_t count, float scale,
-                                float rate, const struct codec_round *round);
-void __wrap_codec_merge_checked(enum codec codec, struct bytes message, size_t count, float scale,
-                                float rate, const struct codec_round *round);
-void __wrap_codec_merge_checked(enum codec codec, struct bytes message, size_t count, float scale,
-                                float rate, const struct codec_round *round) {
+void __real_codec_merge_stretch(enum codec codec, struct bytes message, size_t count,
+                                struct codec_stretch stretch, float scale, float rate,
+                                const struct codec_round *round);
+void __wrap_codec_merge_stretch(enum codec codec, struct bytes message, size_t count,
+                                struct codec_stretch stretch, float scale, float rate,
+                                const struct codec_round *round);
+void __wrap_codec_merge_stretch(enum codec codec, struct bytes message, size_t count,
+                                struct codec_stretch stretch, float scale, float rate,
+                                const struct codec_round *round) {
     count_walk(message);
-    __real_codec_merge_checked(codec, message, count, scale, rate, round);
+    __real_codec_merge_stretch(codec, message, count, stretch, scale, rate, round);
 }
 
 static void check_counts(const char *rules) {

@@ -253,7 +253,7 @@ FIXTURE struct contribution fixture_contribution(struct fixture *f, uint32_t sit
     fragment_range(f->parameters, f->manifest.fragments, fragment, &start, &count);
     double squared = 0;
     struct error error = {0};
-    CHECK_OK(codec_norm_squared(f->codec, payload, (size_t)count, &squared, &error));
+    CHECK_OK(codec_walk(f->codec, payload, (size_t)count, &squared, NULL, &error));
     c.norm = sqrt(squared);
     return c;
 }

@@ -360,12 +360,12 @@ TEST(memory_is_what_the_formula_says_and_too_much_of_it_fails_with_a_status) {
     struct manifest m;
     struct error error = {0};
     manifest_defaults(&m);
-    CHECK_EQUAL(model_state_memory(&m, 1000), 10000);
+    CHECK_EQUAL(model_state_memory(&m, 1000), 10000 + 33);
     m.fragments = 2;
-    CHECK_EQUAL(model_state_memory(&m, 8192), 81920);
+    CHECK_EQUAL(model_state_memory(&m, 600000), 6000000 + 3 * 33);
     m.fragments = 1;
     m.outer.mode = OUTER_DENSE;
-    CHECK_EQUAL(model_state_memory(&m, 1000), 16000);
+    CHECK_EQUAL(model_state_memory(&m, 1000), 12000 + 33);
     struct model_state model;
     CHECK_STATUS(model_state_init(&model, &m, 0, &error), INVALID);
     CHECK_STATUS(model_state_init(&model, &m, UINT64_MAX, &error), INVALID);

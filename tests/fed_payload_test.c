@@ -42,7 +42,7 @@ static void verify_each_codec(const char *yaml) {
     double squared = 0;
     CHECK_OK(verify(&s.terms, s.message, &payload, &error));
     CHECK(bytes_equal(payload_bytes(payload), s.message));
-    CHECK_OK(codec_norm_squared(s.terms.codec, s.message, COUNT, &squared, &error));
+    CHECK_OK(codec_walk(s.terms.codec, s.message, COUNT, &squared, NULL, &error));
     CHECK(payload_norm(payload) == sqrt(squared));
     CHECK_EQUAL(payload_terms(payload)->count, COUNT);
     payload_destroy(payload);

@@ -533,7 +533,7 @@ CLIENT struct contribution site_contribution(const struct world *w, const struct
     memcpy(c.previous, site->previous, DIGEST_SIZE);
     key_id(key_pair_public(site->key), c.key_id);
     digest_sha256(payload.data, payload.size, c.payload_digest);
-    if (codec_norm_squared(w->manifest.codec.kind, payload, w->parameters, &squared, NULL) == OK)
+    if (codec_walk(w->manifest.codec.kind, payload, w->parameters, &squared, NULL, NULL) == OK)
         c.norm = sqrt(squared);
     return c;
 }

@@ -40,6 +40,7 @@ static enum status initial_state(const struct ctl_settings *settings, struct aud
                            "the layout that the manifest gives is not the one that was recorded");
     }
     if (status == OK) status = model_state_init(&audit->model, &manifest, layout.count, error);
+    if (status == OK) status = thread_pool_create("verify", 0, &audit->model.pool, error);
     if (status == OK && run_model_has_root(&manifest) && !settings->source) {
         audit->report.failed_entry = UINT64_MAX; /* nothing is wrong with it */
         status = error_set(error, FAILED,
@@ -99,13 +100,13 @@ static enum status verify(const struct ctl_settings *settings, struct audit *aud
     return check_snapshots(audit, error);
 }
 
-static void print_report(const struct ctl_settings *settings, const struct audit *audit,
+static void print_report(const struct ctl_settings *settings, struct audit *audit,
                          enum status status, const struct error *error, uint64_t took_ms) {
     char root_text[HEX32_SIZE] = "", head_text[HEX32_SIZE] = "";
     uint8_t root[DIGEST_SIZE];
     const struct replay_report *report = &audit->report;
     if (status == OK) {
-        state_root(audit->model.theta, audit->model.parameters, root);
+        model_state_root(&audit->model, root);
         hex_encode(root, DIGEST_SIZE, root_text);
         merkle_root(run_state_tree(audit->run), run_state_size(audit->run), root);
         hex_encode(root, DIGEST_SIZE, head_text);
@@ -162,6 +163,7 @@ static int ledger_verify(struct options *options, void *values) {
     print_report(settings, &audit, status, &error, clock_monotonic_ms() - start);
     uint64_t failed = audit.report.failed_entry;
     run_state_destroy(audit.run);
+    thread_pool_destroy(audit.model.pool);
     model_state_deinit(&audit.model);
     if (audit.data.store) directory_close(&audit.data);
     if (status == OK) return EXIT_DONE;

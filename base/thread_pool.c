@@ -1,6 +1,6 @@
-/* A pool of threads that share numbered jobs (model/thread_pool.h): one mutex, two conditions, a
+/* A pool of threads that share numbered jobs (base/thread_pool.h): one mutex, two conditions, a
  * counter. Results must not depend on which thread does which job. */
-#include "model/thread_pool.h"
+#include "base/thread_pool.h"
 
 #include <pthread.h>
 #include <stdbool.h>
@@ -52,7 +52,9 @@ static void pool_member_main(void *context) {
     pthread_mutex_unlock(&pool->lock);
 }
 
-enum status thread_pool_create(uint32_t workers, struct thread_pool **out, struct error *error) {
+enum status thread_pool_create(const char *name, uint32_t workers, struct thread_pool **out,
+                               struct error *error) {
+    if (workers == 0) workers = thread_processor_count();
     struct thread_pool *pool = xcalloc(1, sizeof *pool);
     pthread_mutex_init(&pool->lock, NULL);
     pthread_cond_init(&pool->work, NULL);
@@ -61,8 +63,7 @@ enum status thread_pool_create(uint32_t workers, struct thread_pool **out, struc
     for (uint32_t i = 1; i < workers; i++) {
         struct pool_member *member = &pool->members[pool->member_count];
         *member = (struct pool_member){.pool = pool, .worker = i};
-        enum status status =
-            thread_start("train", pool_member_main, member, &member->thread, error);
+        enum status status = thread_start(name, pool_member_main, member, &member->thread, error);
         if (status != OK) {
             thread_pool_destroy(pool);
             return status;
@@ -88,8 +89,16 @@ void thread_pool_destroy(struct thread_pool *pool) {
     free(pool);
 }
 
+uint32_t thread_pool_workers(const struct thread_pool *pool) {
+    return pool ? pool->member_count + 1 : 1;
+}
+
 void thread_pool_run(struct thread_pool *pool, uint64_t count, thread_pool_job *job,
                      void *context) {
+    if (!pool) {
+        for (uint64_t number = 0; number < count; number++) job(context, number, 0);
+        return;
+    }
     pthread_mutex_lock(&pool->lock);
     pool->job = job;
     pool->context = context;

@@ -1,0 +1,144 @@
+/* A step and its root have the same bits for any number of threads, and what is kept from step to
+ * step (leaves of the root, bounds on lengths) changes nothing of what comes out. */
+#include "base/memory.h"
+#include "base/random.h"
+#include "base/thread_pool.h"
+#include "fed/manifest.h"
+#include "fed/model_state.h"
+#include "tests/test.h"
+
+enum { PARAMETERS = 1500007, FRAGMENTS = 2, STEPS = 5, PARTS = 3 };
+
+static float *drawn(size_t count, uint64_t seed) {
+    float *x = xcalloc(count, sizeof *x);
+    struct random random;
+    random_init(&random, seed);
+    for (size_t i = 0; i < count; i++) {
+        double value = random_unit(&random) - 0.5;
+        x[i] = (float)(value * value * value);
+    }
+    return x;
+}
+
+static struct verified_payload *payload_drawn(enum codec codec, size_t count, uint64_t seed) {
+    struct codec_encoder *encoder = NULL;
+    struct verified_payload *payload = NULL;
+    struct buffer message = {0};
+    struct error error = {0};
+    float *x = drawn(count, seed);
+    CHECK_OK(codec_encoder_create(codec, count, &encoder, &error));
+    CHECK_OK(codec_encode(encoder, x, NULL, NULL, &message, &error));
+    CHECK_OK(payload_seal(codec, count, &message, &payload, &error));
+    codec_encoder_destroy(encoder);
+    buffer_deinit(&message);
+    free(x);
+    return payload;
+}
+
+struct outcome {
+    struct model_state model;
+    uint8_t roots[STEPS][DIGEST_SIZE];
+};
+
+static void model_open(struct model_state *model, enum codec codec) {
+    struct manifest manifest;
+    struct error error = {0};
+    manifest_defaults(&manifest);
+    manifest.fragments = FRAGMENTS;
+    manifest.outer.mode = codec_is_sparse(codec) ? OUTER_SPARSE : OUTER_DENSE;
+    CHECK_OK(model_state_init(model, &manifest, PARAMETERS, &error));
+    float *theta = drawn(PARAMETERS, 1);
+    memcpy(model->theta, theta, PARAMETERS * sizeof *theta);
+    free(theta);
+}
+
+static void take_steps(struct outcome *out, enum codec codec) {
+    struct error error = {0};
+    const struct step_rules rules = {.rate = 0.7f, .period = 4};
+    for (uint64_t step = 0; step < STEPS; step++) {
+        uint64_t start, count;
+        uint32_t fragment = step % FRAGMENTS;
+        struct step_input inputs[PARTS];
+        struct verified_payload *payloads[PARTS];
+        fragment_range(PARAMETERS, FRAGMENTS, fragment, &start, &count);
+        for (uint32_t i = 0; i < PARTS; i++) {
+            payloads[i] = payload_drawn(codec, (size_t)count, 10 * step + i);
+            inputs[i] = (struct step_input){payloads[i], i == 1 ? 0.37f : 1.0f};
+        }
+        CHECK_OK(model_state_step(&out->model, fragment, step + 1, &rules, PARTS, inputs,
+                                  out->roots[step], &error));
+        for (uint32_t i = 0; i < PARTS; i++) payload_destroy(payloads[i]);
+        uint8_t root[DIGEST_SIZE];
+        state_root(out->model.theta, PARAMETERS, root);
+        CHECK_MEMORY(out->roots[step], root, DIGEST_SIZE);
+    }
+}
+
+static void compare(const struct outcome *a, const struct outcome *b) {
+    CHECK_MEMORY(a->roots, b->roots, sizeof a->roots);
+    CHECK_MEMORY(a->model.theta, b->model.theta, PARAMETERS * sizeof(float));
+    CHECK_MEMORY(a->model.accumulated, b->model.accumulated, PARAMETERS * sizeof(float));
+    if (a->model.momentum)
+        CHECK_MEMORY(a->model.momentum, b->model.momentum, PARAMETERS * sizeof(float));
+    else
+        CHECK_MEMORY(a->model.senders, b->model.senders, PARAMETERS * sizeof(uint16_t));
+}
+
+static void check_threads(enum codec codec) {
+    static const uint32_t workers[] = {1, 2, 3, 8};
+    struct outcome alone;
+    struct error error = {0};
+    model_open(&alone.model, codec);
+    take_steps(&alone, codec);
+    for (size_t i = 0; i < COUNT_OF(workers); i++) {
+        struct thread_pool *pool = NULL;
+        struct outcome shared;
+        CHECK_OK(thread_pool_create("step", workers[i], &pool, &error));
+        CHECK_EQUAL(thread_pool_workers(pool), workers[i]);
+        model_open(&shared.model, codec);
+        shared.model.pool = pool;
+        take_steps(&shared, codec);
+        compare(&alone, &shared);
+        model_state_deinit(&shared.model);
+        thread_pool_destroy(pool);
+    }
+    model_state_deinit(&alone.model);
+}
+
+TEST(a_sparse_step_has_the_same_bits_for_any_number_of_threads) {
+    check_threads(CODEC_TOPK2_64);
+    check_threads(CODEC_TOPK2_128);
+}
+
+TEST(a_dense_step_has_the_same_bits_for_any_number_of_threads) {
+    check_threads(CODEC_INT8);
+    check_threads(CODEC_FP4);
+}
+
+TEST(a_bound_that_does_not_suffice_is_replaced_by_the_length) {
+    struct outcome plain, bounded;
+    model_open(&plain.model, CODEC_INT8);
+    model_open(&bounded.model, CODEC_INT8);
+    for (uint32_t fragment = 0; fragment < FRAGMENTS; fragment++)
+        bounded.model.bounds[fragment] = (struct model_bounds){.known = true, .theta = 0x1p121};
+    take_steps(&plain, CODEC_INT8);
+    take_steps(&bounded, CODEC_INT8);
+    compare(&plain, &bounded);
+    CHECK(bounded.model.bounds[0].theta < 1e9);
+    model_state_deinit(&plain.model);
+    model_state_deinit(&bounded.model);
+}
+
+TEST(who_writes_the_parameters_says_so_and_the_root_follows) {
+    struct outcome out;
+    uint8_t root[DIGEST_SIZE];
+    model_open(&out.model, CODEC_TOPK2_64);
+    take_steps(&out, CODEC_TOPK2_64);
+    out.model.theta[700000] += 1.0f;
+    model_state_changed(&out.model);
+    model_state_root(&out.model, root);
+    CHECK(memcmp(root, out.roots[STEPS - 1], DIGEST_SIZE) != 0);
+    state_root(out.model.theta, PARAMETERS, out.roots[0]);
+    CHECK_MEMORY(root, out.roots[0], DIGEST_SIZE);
+    model_state_deinit(&out.model);
+}
