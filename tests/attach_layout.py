@@ -62,27 +62,32 @@ def replaced(parameter):
     return parameter.detach() * 0.05
 
 
-def mesh(world):
+def mesh(*sizes):
     from torch.distributed.device_mesh import init_device_mesh
-    return init_device_mesh("cpu", (world,))
+    return init_device_mesh("cpu", sizes, mesh_dim_names=("outer", "inner")[:len(sizes)])
 
 
-def fsdp(model, world):
+def fully_sharded(model, over):
     from torch.distributed.fsdp import fully_shard
     for layer in model.model.layers:
-        fully_shard(layer, mesh=mesh(world))
-    fully_shard(model, mesh=mesh(world))
+        fully_shard(layer, mesh=over)
+    fully_shard(model, mesh=over)
     return model
 
 
-def tensor_parallel(model, world):
+def tensor_parallel(model, over):
     from torch.distributed.tensor.parallel import (ColwiseParallel, RowwiseParallel,
                                                    parallelize_module)
     for layer in model.model.layers:
-        parallelize_module(layer.mlp, mesh(world), {"gate_proj": ColwiseParallel(),
-                                                    "up_proj": ColwiseParallel(),
-                                                    "down_proj": RowwiseParallel()})
+        parallelize_module(layer.mlp, over, {"gate_proj": ColwiseParallel(),
+                                             "up_proj": ColwiseParallel(),
+                                             "down_proj": RowwiseParallel()})
     return model
+
+
+def both(model, over):
+    """Columns are cut twice: by torch's _StridedShard."""
+    return fully_sharded(tensor_parallel(model, over["inner"]), over["outer"])
 
 
 LAYOUTS = {
@@ -90,8 +95,10 @@ LAYOUTS = {
     "head": lambda model, _: WithHead(model),
     "compile": lambda model, _: torch.compile(model, backend="eager"),
     "ddp": lambda model, _: nn.parallel.DistributedDataParallel(model),
-    "fsdp": fsdp,
-    "tp": tensor_parallel,
+    "fsdp": lambda model, world: fully_sharded(model, mesh(world)),
+    "hsdp": lambda model, world: fully_sharded(model, mesh(2, world // 2)),
+    "tp": lambda model, world: tensor_parallel(model, mesh(world)),
+    "fsdp_tp": lambda model, world: both(model, mesh(world // 2, 2)),
     "masters": lambda model, _: model.bfloat16(),
     "bf16": lambda model, _: model.bfloat16(),
     "scaler": lambda model, _: model,
@@ -137,7 +144,7 @@ def main():
     optimizer = (MasterSGD if given.layout == "masters" else torch.optim.SGD)(trained, lr=rate)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0) if given.layout == "scaler" else None
     data = batches(given.text, SHAPE)
-    if given.layout in ("fsdp", "tp"):  # a forward before: fully_shard's root is then unsharded
+    if given.layout in ("fsdp", "hsdp", "tp", "fsdp_tp"):  # a forward before: fully_shard's root is then unsharded
         with torch.no_grad():
             model(*next(data))
     site = atoll.join(model, optimizer, tokens_per_step=SHAPE.batch * SHAPE.context)

@@ -279,6 +279,25 @@ def adapter_trains(*how):
     train_and_export("lora", os.path.abspath("start"), opens, ("--base", base), how)
 
 
+def test_parameters_that_are_packed_are_refused_with_what_to_use():
+    torch = need("torch")
+    from atoll import AtollError
+    from atoll import _pieces as pieces
+
+    class FullyShardedDataParallel(torch.nn.Module):
+        """torch's wants an accelerator."""
+    packed = torch.nn.Sequential(torch.nn.Linear(2, 2), FullyShardedDataParallel())
+    partitioned = torch.nn.Linear(2, 2)
+    partitioned.weight.ds_id = 0
+    for model, words in ((packed, "use fully_shard (FSDP2)"), (partitioned, "weight is partition")):
+        try:
+            pieces.trained(model)
+        except AtollError as error:
+            assert words in str(error), error
+        else:
+            raise AssertionError(f"{words}: taken")
+
+
 def test_parameters_have_the_names_that_they_are_saved_under():
     torch, transformers = need("torch"), need("transformers")
     from atoll import _pieces as pieces

@@ -8,7 +8,7 @@ import sys
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from attach_launch_test import (  # noqa: E402, F401
-    test_the_kubernetes_job_is_what_the_schema_says,
+    test_the_kubernetes_files_are_what_the_schema_says,
     test_torchrun_starts_ranks_again_with_the_next_generation)
 from attach_test import ROOT, Run  # noqa: E402
 from layout_test import (  # noqa: E402, F401
@@ -57,8 +57,8 @@ def payload(layout, ranks, steps):
 
 def test_every_layout_publishes_the_payload_bytes_of_a_plain_module():
     plain = payload("plain", 1, None)
-    for layout, ranks in (("ddp", 2), ("fsdp", 3), ("tp", 2), ("compile", 1), ("head", 1),
-                          ("accumulation", 1), ("scaler", 1)):
+    for layout, ranks in (("ddp", 2), ("fsdp", 3), ("tp", 2), ("hsdp", 4), ("fsdp_tp", 4),
+                          ("compile", 1), ("head", 1), ("accumulation", 1), ("scaler", 1)):
         found = payload(layout, ranks, plain[0])
         assert found == plain, (layout, found, plain)
 
@@ -75,6 +75,11 @@ def test_fully_shard_on_three_ranks_trains():
 
 def test_tensor_parallel_on_two_ranks_trains():
     train("tp", 2)
+
+
+def test_fully_shard_of_replicas_and_over_tensor_parallel_trains():
+    train("hsdp", 4)
+    train("fsdp_tp", 4)
 
 
 def test_fp32_masters_of_bf16_parameters_publish_the_payload_bytes_of_a_plain_module():

@@ -97,10 +97,23 @@ def file_names(module: Any, parameters: Mapping[str, Any]) -> Dict[str, str]:
     return {name: found[id(mark)] for name, mark in marks.items()}
 
 
+def check_wrappers(module: Any) -> None:
+    """What packs parameters so that they have no places of their own would be misread."""
+    for one in module.modules():
+        if type(one).__name__ == "FullyShardedDataParallel":
+            raise AtollError("the model is wrapped by FullyShardedDataParallel (FSDP1), whose flat "
+                             "parameters no rectangle describes: use fully_shard (FSDP2)")
+    for name, parameter in module.named_parameters():
+        if hasattr(parameter, "ds_id"):
+            raise AtollError(f"parameter {name} is partitioned by DeepSpeed ZeRO-3, and is not "
+                             "here: use stage 1 or 2, or fully_shard (FSDP2)")
+
+
 def trained(model: Any, optimizer: Any = None, masters: Optional[Mapping[Any, Any]] = None,
             names: Optional[Names] = None) -> List[Held]:
     """Tied weights come once, under their first name; frozen ones are not exchanged."""
     module = unwrapped(model)
+    check_wrappers(module)
     if hasattr(module, "reshard"):  # fully_shard's root holds whole tensors after a forward
         module.reshard()
     found = {run_name(module, name): parameter for name, parameter in module.named_parameters()
