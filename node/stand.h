@@ -2,7 +2,7 @@
  *
  * theta_local of such a job is base + what was trained since (or theta_s + what was trained since,
  * where a message is in flight). While the node lives it has both. Here they are in a memory that
- * the job's rank 0 holds too: so after the node's end a job that lives on can say what its
+ * the job's ranks hold too: so after the node's end a job that lives on can say what its
  * parameters stand on, and goes on with c = what the site stands on now - what the job stands on.
  * For a job that ends there are files, of the last two states that it asked to be kept.
  *
