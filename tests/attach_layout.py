@@ -144,7 +144,8 @@ def main():
     optimizer = (MasterSGD if given.layout == "masters" else torch.optim.SGD)(trained, lr=rate)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0) if given.layout == "scaler" else None
     data = batches(given.text, SHAPE)
-    if given.layout in ("fsdp", "hsdp", "tp", "fsdp_tp"):  # a forward before: fully_shard's root is then unsharded
+    if given.layout in ("fsdp", "hsdp", "tp", "fsdp_tp"):
+        # a forward before: fully_shard's root is then unsharded
         with torch.no_grad():
             model(*next(data))
     site = atoll.join(model, optimizer, tokens_per_step=SHAPE.batch * SHAPE.context)
