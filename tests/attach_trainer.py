@@ -76,6 +76,9 @@ class Model:
     def named_parameters(self):
         return self.parameters.items()
 
+    def modules(self):
+        return [self]
+
 
 class Lockstep:
     """A byte from each rank to rank 0 and back. Who dies ends all."""
