@@ -327,6 +327,50 @@ def test_parameters_have_the_names_that_they_are_saved_under():
         assert names(experts) == saved
 
 
+SCALAR_JOB = """import sys, time
+sys.path.insert(0, sys.argv[1])
+import torch, atoll
+model = torch.nn.Module()
+for name, shape in (("w", (4, 4)), ("scale", ()), ("none", (0, 4))):
+    model.register_parameter(name, torch.nn.Parameter(torch.zeros(shape)))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+site = atoll.join(model, optimizer, tokens_per_step=4)
+print("loaded", model.scale.item(), flush=True)
+while not (site.stopping or site.away):
+    loss = (model.w.sum() - 1) ** 2 + (model.scale - 3) ** 2
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    time.sleep(0.02)
+"""
+
+
+def test_a_single_value_is_trained_and_an_empty_tensor_is_left_out():
+    need("torch")
+    checkpoint("start", {"w": tensor(4, 4), "scale": tensor(value=0.25), "none": tensor(0, 4)})
+    write("job.py", SCALAR_JOB)
+    federation = Federation(PROGRAMS, "federation",
+                            MANIFEST + "outer: {mode: dense}\ncodec: {kind: fp32}\n",
+                            create=["--from", os.path.abspath("start")])
+    job = None
+    try:
+        federation.start_coordinator()
+        site = federation.add_site("one", "--attach")
+        federation.until("it listens", lambda: " attach_at " in site.text(), SECONDS)
+        job = Job(site.directory, os.path.abspath("job.py"), os.path.join(ROOT, "python")).start()
+        federation.until("it contributes", lambda: len(site.receipts) >= 3, SECONDS)
+        assert "loaded 0.25" in job.text(), job.text()
+        codes = federation.stop_run(SECONDS)
+        assert set(codes.values()) == {0} and job.wait() == 0, (codes, job.text())
+        after = export(federation.run, "last")
+        assert struct.unpack("<f", after["scale"][2])[0] > 0.25
+        assert after["none"] == ("F32", [0, 4], b"")
+    finally:
+        if job and job.handle.poll() is None:
+            job.kill()
+        federation.close()
+
+
 # ---- what is exported is what came in ----------------------------------------------------------
 def small(kind="F32"):
     return {"blocks.10.w": tensor(4, 4, kind=kind), "blocks.2.w": tensor(4, 4, value=1, kind=kind),
