@@ -17,6 +17,7 @@
 #                        quiet cores (ARGUMENTS='--only modes --seeds 1' for less)
 #   make bench-plan      how long plans of 1,000 and 10,000 sites take; exit code 1 where a bar is
 #                        missed
+#   make bench-scale     what a step of 10^9 parameters costs, on one core and on all (10 GB)
 #   make gpu-test        the CUDA kernels beside the CPU, on a GPU; gcc, make and nvcc are enough
 #                        (docs/gpu.md)
 #   make gpu-bench       the CUDA trainer beside torch.compile, and the codec's times;
@@ -428,6 +429,9 @@ bench: programs $(BENCH_PROGRAMS)
 .PHONY: bench-plan
 bench-plan: $(OUT)/bench/plan
 	$(Q)$(OUT)/bench/plan
+.PHONY: bench-scale
+bench-scale: $(OUT)/bench/scale
+	$(Q)$(OUT)/bench/scale 1000000000
 PYTHON ?= python3
 bench-train: $(OUT)/bench/train
 	$(Q)$(PYTHON) bench/train_vs_pytorch.py --program $(OUT)/bench/train $(ARGUMENTS)

@@ -15,6 +15,7 @@ struct codec_encoder {
     enum codec codec;
     size_t count;
     struct topk2_encoder *topk2; /* NULL for dense codecs */
+    struct thread_pool *pool;    /* borrowed */
 };
 
 const char *const codec_names[] = {"fp32", "bf16", "int8", "fp4", "topk2-64", "topk2-128", NULL};
@@ -75,7 +76,7 @@ enum status codec_encoder_create(enum codec codec, size_t count, struct codec_en
     struct topk2_encoder *topk2 = NULL;
     if (codec_is_sparse(codec)) TRY(topk2_encoder_create(codec, count, &topk2, error));
     struct codec_encoder *encoder = xmalloc(sizeof *encoder);
-    *encoder = (struct codec_encoder){codec, count, topk2};
+    *encoder = (struct codec_encoder){.codec = codec, .count = count, .topk2 = topk2};
     *out = encoder;
     return OK;
 }
@@ -100,18 +101,54 @@ static void load_chunk(float *x, const float *base, const float *local, const fl
     }
 }
 
-static enum status check_input(const float *base, const float *local, const float *e, size_t count,
-                               struct error *error) {
+void codec_encoder_share(struct codec_encoder *encoder, struct thread_pool *pool) {
+    encoder->pool = pool;
+}
+
+/* One message, while it is encoded. */
+struct encoding {
+    const struct codec_encoder *encoder;
+    const float *base, *local;
+    float *e;
+    uint8_t *payload;
+    size_t *infinite; /* [stretches]: the first element that is not finite; SIZE_MAX: none */
+};
+
+/* Goes through a stretch's chunks: the next one's elements in x, `at` and `size` say which. */
+static bool next_chunk(const struct encoding *encoding, size_t stretch, size_t *at, size_t *size,
+                       float *x) {
+    size_t first = stretch * CODEC_STRETCH, count = encoding->encoder->count;
+    *at = *size > 0 ? *at + *size : first;
+    if (*at >= MIN(first + CODEC_STRETCH, count)) return false;
+    *size = MIN((size_t)CODEC_CHUNK, count - *at);
+    load_chunk(x, encoding->base + *at, encoding->local ? encoding->local + *at : NULL,
+               encoding->e ? encoding->e + *at : NULL, *size);
+    return true;
+}
+
+static void check_stretch(void *context, uint64_t stretch, uint32_t worker) {
+    const struct encoding *encoding = context;
     float x[CODEC_CHUNK];
-    for (size_t at = 0; at < count; at += CODEC_CHUNK) {
-        size_t size = MIN((size_t)CODEC_CHUNK, count - at);
-        load_chunk(x, base + at, local ? local + at : NULL, e ? e + at : NULL, size);
+    size_t at = 0, size = 0;
+    (void)worker;
+    encoding->infinite[stretch] = SIZE_MAX;
+    while (next_chunk(encoding, (size_t)stretch, &at, &size, x)) {
         if (elementwise_is_finite(x, size)) continue;
         size_t i = 0;
         while (bits_are_finite(float_bits(x[i]))) i++;
-        return error_set(error, INVALID, "element %zu of the delta is not finite", at + i);
+        encoding->infinite[stretch] = at + i;
+        return;
     }
-    return OK;
+}
+
+static enum status check_input(struct encoding *encoding, struct error *error) {
+    size_t stretches = codec_stretches(encoding->encoder->count), first = SIZE_MAX;
+    encoding->infinite = xcalloc(MAX(stretches, 1u), sizeof *encoding->infinite);
+    thread_pool_run(encoding->encoder->pool, stretches, check_stretch, encoding);
+    for (size_t i = 0; i < stretches; i++) first = MIN(first, encoding->infinite[i]);
+    free(encoding->infinite);
+    if (first == SIZE_MAX) return OK;
+    return error_set(error, INVALID, "element %zu of the delta is not finite", first);
 }
 
 static void write_header(uint8_t *out, enum codec codec, size_t count) {
@@ -122,33 +159,51 @@ static void write_header(uint8_t *out, enum codec codec, size_t count) {
         out[4 + byte] = (uint8_t)((uint64_t)count >> 8 * byte);
 }
 
+static void encode_stretch(void *context, uint64_t stretch, uint32_t worker) {
+    const struct encoding *encoding = context;
+    const struct codec_encoder *encoder = encoding->encoder;
+    float x[CODEC_CHUNK], decoded[CODEC_CHUNK], *e = encoding->e;
+    size_t at = 0, size = 0;
+    uint32_t hint = 0;
+    (void)worker;
+    while (next_chunk(encoding, (size_t)stretch, &at, &size, x)) {
+        if (encoder->topk2) {
+            topk2_select(encoder->topk2, at, x, size, &hint);
+            if (e) elementwise_copy(e + at, x, size);
+        } else {
+            dense_encode(encoder->codec, x, at, size, encoder->count, encoding->payload, decoded);
+            if (e) elementwise_subtract(e + at, x, decoded, size);
+        }
+    }
+}
+
+static void subtract_stretch(void *context, uint64_t stretch, uint32_t worker) {
+    const struct encoding *encoding = context;
+    size_t first = (size_t)stretch * CODEC_STRETCH,
+           end = MIN(first + CODEC_STRETCH, encoding->encoder->count);
+    (void)worker;
+    for (size_t at = first; at < end; at += CODEC_CHUNK)
+        topk2_subtract(encoding->encoder->topk2, at, encoding->e + at);
+}
+
 /* Two passes: the first only reads and may refuse; the second is the fused one and cannot fail, so
  * a refusal leaves e whole. */
 enum status codec_encode(struct codec_encoder *encoder, const float *base, const float *local,
                          float *e, struct buffer *out, struct error *error) {
     enum codec codec = encoder->codec;
     size_t count = encoder->count;
-    TRY(check_input(base, local, e, count, error));
+    struct encoding encoding = {.encoder = encoder, .base = base, .local = local, .e = e};
+    TRY(check_input(&encoding, error));
 
     buffer_reserve(out, out->size + codec_bound(codec, count) + BIT_WRITER_SLACK);
     write_header(out->data + out->size, codec, count);
-    uint8_t *payload = out->data + out->size + CODEC_HEADER_SIZE;
-    float x[CODEC_CHUNK], decoded[CODEC_CHUNK];
-    if (encoder->topk2) topk2_begin(encoder->topk2);
-    for (size_t at = 0; at < count; at += CODEC_CHUNK) {
-        size_t size = MIN((size_t)CODEC_CHUNK, count - at);
-        load_chunk(x, base + at, local ? local + at : NULL, e ? e + at : NULL, size);
-        if (encoder->topk2) {
-            topk2_select(encoder->topk2, x, size);
-            if (e) elementwise_copy(e + at, x, size);
-        } else {
-            dense_encode(codec, x, at, size, count, payload, decoded);
-            if (e) elementwise_subtract(e + at, x, decoded, size);
-        }
-    }
+    encoding.payload = out->data + out->size + CODEC_HEADER_SIZE;
+    thread_pool_run(encoder->pool, codec_stretches(count), encode_stretch, &encoding);
     out->size += CODEC_HEADER_SIZE;
-    out->size += encoder->topk2 ? topk2_finish(encoder->topk2, payload, e)
+    out->size += encoder->topk2 ? topk2_finish(encoder->topk2, encoding.payload)
                                 : dense_payload_size(codec, count);
+    if (encoder->topk2 && e)
+        thread_pool_run(encoder->pool, codec_stretches(count), subtract_stretch, &encoding);
     return OK;
 }
 

@@ -32,6 +32,7 @@
 
 #include "base/bytes.h"
 #include "base/status.h"
+#include "base/thread_pool.h"
 
 enum codec { /* the values are on the wire */
              CODEC_FP32 = 1,
@@ -81,6 +82,9 @@ struct codec_encoder; /* scratch memory for one codec and count */
 MUST_USE enum status codec_encoder_create(enum codec codec, size_t count,
                                           struct codec_encoder **out, struct error *error);
 void codec_encoder_destroy(struct codec_encoder *encoder); /* NULL is a no-op */
+/* Its work is shared by the pool's threads from here on: the same bits. Borrowed; NULL, as at
+ * first: the caller's thread does it all. */
+void codec_encoder_share(struct codec_encoder *encoder, struct thread_pool *pool);
 
 /* Encodes delta = base − local, or base itself where local is NULL, and appends the message to *out
  * (at most codec_bound bytes). With error feedback, e not NULL:

@@ -85,12 +85,17 @@ struct topk2_encoder;
 MUST_USE enum status topk2_encoder_create(enum codec codec, size_t count,
                                           struct topk2_encoder **out, struct error *error);
 void topk2_encoder_destroy(struct topk2_encoder *encoder);
-/* A message: topk2_begin, topk2_select for every chunk in order, topk2_finish. */
-void topk2_begin(struct topk2_encoder *encoder);
-void topk2_select(struct topk2_encoder *encoder, const float *x, size_t size);
-/* Writes the payload, subtracts what was sent from e (unless NULL), returns the payload's size.
- * `payload` holds topk2_payload_bound bytes and BIT_WRITER_SLACK. */
-size_t topk2_finish(struct topk2_encoder *encoder, uint8_t *payload, float *e);
+/* A message: topk2_select for every chunk, in any order and by any thread, then topk2_finish. The
+ * chunk begins at element `first`; *hint as select_largest's, one for chunks that follow each other.
+ */
+void topk2_select(struct topk2_encoder *encoder, size_t first, const float *x, size_t size,
+                  uint32_t *hint);
+/* Writes the payload, and returns its size. `payload` holds topk2_payload_bound bytes and
+ * BIT_WRITER_SLACK. */
+size_t topk2_finish(struct topk2_encoder *encoder, uint8_t *payload);
+/* Takes what the chunk that begins at element `first` has sent from its elements of e; after
+ * topk2_finish, by any thread. */
+void topk2_subtract(const struct topk2_encoder *encoder, size_t first, float *e);
 size_t topk2_payload_bound(enum codec codec, size_t count);
 MUST_USE enum status topk2_begin_decoding(struct cursor *cursor, struct error *error);
 MUST_USE enum status topk2_next(struct cursor *cursor, struct piece *out, struct error *error);

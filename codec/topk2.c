@@ -143,13 +143,12 @@ struct chunk {
 struct topk2_encoder {
     struct shape shape;
     enum codec codec;
-    size_t count, at; /* elements: in all, selected from */
-    size_t entries;   /* sent so far */
-    uint32_t hint;
+    size_t count;        /* elements */
     struct chunk *chunk; /* [chunk_count] */
-    uint16_t *index;     /* [entry_count], within the chunk */
-    float *value;        /* [entry_count] */
-    uint8_t *code;       /* [entry_count] */
+    uint16_t *index; /* [entry_count], within the chunk; each chunk has room for all it may send */
+    float *value;    /* [entry_count], likewise */
+    uint8_t *code;   /* [entry_count], likewise */
+    uint32_t table[TABLE_COUNT]; /* of the last message */
 };
 
 enum status topk2_encoder_create(enum codec codec, size_t count, struct topk2_encoder **out,
@@ -186,25 +185,19 @@ void topk2_encoder_destroy(struct topk2_encoder *encoder) {
     free(encoder);
 }
 
-void topk2_begin(struct topk2_encoder *encoder) {
-    encoder->at = encoder->entries = encoder->hint = 0;
-}
-
-void topk2_select(struct topk2_encoder *encoder, const float *x, size_t size) {
-    ASSERT(size <= CODEC_CHUNK && size <= encoder->count - encoder->at &&
-           encoder->at % CODEC_CHUNK == 0);
-    uint16_t *index = encoder->index + encoder->entries;
-    float *value = encoder->value + encoder->entries;
-    size_t sent = select_largest(x, size, keep_of(encoder->shape, size), &encoder->hint, index);
+void topk2_select(struct topk2_encoder *encoder, size_t first, const float *x, size_t size,
+                  uint32_t *hint) {
+    ASSERT(size <= CODEC_CHUNK && first % CODEC_CHUNK == 0 && size <= encoder->count - first);
+    size_t at = first / CODEC_CHUNK, room = at * encoder->shape.keep;
+    uint16_t *index = encoder->index + room;
+    float *value = encoder->value + room;
+    size_t sent = select_largest(x, size, keep_of(encoder->shape, size), hint, index);
     double magnitude = 0;
     for (size_t j = 0; j < sent; j++) {
         value[j] = x[index[j]];
         magnitude += value[j] < 0 ? -(double)value[j] : (double)value[j];
     }
-    encoder->chunk[encoder->at / CODEC_CHUNK] =
-        (struct chunk){.magnitude = magnitude, .sent = (uint16_t)sent};
-    encoder->entries += sent;
-    encoder->at += size;
+    encoder->chunk[at] = (struct chunk){.magnitude = magnitude, .sent = (uint16_t)sent};
 }
 
 /* log2, to the nearest integer; positive and normal. */
@@ -251,10 +244,11 @@ static uint8_t code_of(const struct quantiser *quantiser, double x) {
                      (x * x * quantiser->entries >= LARGE_SQUARED * quantiser->squares));
 }
 
-static void sum_squares(const struct topk2_encoder *encoder, size_t chunks, struct quantiser *out) {
+static void sum_squares(const struct topk2_encoder *encoder, size_t chunks, size_t entries,
+                        struct quantiser *out) {
     const float *value = encoder->value;
-    *out = (struct quantiser){.entries = (double)encoder->entries};
-    for (size_t c = 0; c < chunks; value += encoder->chunk[c].sent, c++) {
+    *out = (struct quantiser){.entries = (double)entries};
+    for (size_t c = 0; c < chunks; value += encoder->shape.keep, c++) {
         double part = 0;
         for (size_t j = 0; j < encoder->chunk[c].sent; j++) {
             double x = normalised(value[j], encoder->chunk[c].shift);
@@ -274,7 +268,7 @@ static void fill_bins(struct topk2_encoder *encoder, size_t chunks, int largest_
     uint64_t run_cost[RUN_RICE_MAX + 1] = {0};
     double sum[TABLE_COUNT] = {0}, members[TABLE_COUNT] = {0};
     for (size_t c = 0; c < chunks;
-         value += encoder->chunk[c].sent, code_at += encoder->chunk[c].sent, c++) {
+         value += encoder->shape.keep, code_at += encoder->shape.keep, c++) {
         double part[TABLE_COUNT] = {0};
         for (size_t j = 0; j < encoder->chunk[c].sent; j++) {
             double x = normalised(value[j], encoder->chunk[c].shift);
@@ -308,15 +302,11 @@ static void put_head(struct bit_writer *bits, struct shape shape, struct form fo
     bits_put(bits, (uint32_t)sent, shape.sent_bits);
 }
 
-/* Writes a chunk's elements and takes what they will be decoded to from its part of e. */
-static void put_elements(struct bit_writer *bits, const struct quantiser *quantiser, unsigned rice,
-                         const struct chunk *chunk, const uint16_t *index, const uint16_t *gap,
-                         const uint8_t *code, float *e) {
-    float scale = power_of_two(chunk->shift);
-    for (size_t j = 0; j < chunk->sent; j++) {
+static void put_elements(struct bit_writer *bits, unsigned rice, const uint16_t *gap,
+                         const uint8_t *code, size_t sent) {
+    for (size_t j = 0; j < sent; j++) {
         bits_put_unary(bits, (uint32_t)gap[j] >> rice);
         bits_put(bits, (gap[j] & ((1u << rice) - 1)) | (uint32_t)code[j] >> 1 << rice, rice + 1);
-        if (e) e[index[j]] = e[index[j]] - float_of(quantiser->table[code[j]]) * scale;
     }
 }
 
@@ -333,24 +323,24 @@ static void put_runs(struct bit_writer *bits, unsigned rice, const uint8_t *code
     }
 }
 
-size_t topk2_finish(struct topk2_encoder *encoder, uint8_t *payload, float *e) {
-    ASSERT(encoder->at == encoder->count);
-    size_t chunks = chunk_count(encoder->count);
-    int largest_shift = choose_shifts(encoder->chunk, chunks, encoder->entries);
+size_t topk2_finish(struct topk2_encoder *encoder, uint8_t *payload) {
+    size_t chunks = chunk_count(encoder->count), entries = 0;
+    for (size_t c = 0; c < chunks; c++) entries += encoder->chunk[c].sent;
+    int largest_shift = choose_shifts(encoder->chunk, chunks, entries);
     struct quantiser quantiser;
-    sum_squares(encoder, chunks, &quantiser);
+    sum_squares(encoder, chunks, entries, &quantiser);
     fill_bins(encoder, chunks, largest_shift, &quantiser);
     for (unsigned byte = 0; byte < TABLE_SIZE; byte++)
         payload[byte] = (uint8_t)(quantiser.table[byte / 4] >> 8 * (byte % 4));
     payload[TABLE_SIZE] = (uint8_t)quantiser.run_rice;
 
     struct bit_writer bits = {.out = payload + PREFIX_SIZE};
-    const uint16_t *index = encoder->index;
-    const uint8_t *code = encoder->code;
     bool shift_known = false;
     int shift = 0;
     for (size_t c = 0; c < chunks; c++) {
         const struct chunk *chunk = &encoder->chunk[c];
+        const uint16_t *index = encoder->index + c * encoder->shape.keep;
+        const uint8_t *code = encoder->code + c * encoder->shape.keep;
         size_t first = c * CODEC_CHUNK, size = MIN((size_t)CODEC_CHUNK, encoder->count - first);
         uint16_t gap[KEEP_MAX];
         for (size_t j = 0; j < chunk->sent; j++)
@@ -362,12 +352,20 @@ size_t topk2_finish(struct topk2_encoder *encoder, uint8_t *payload, float *e) {
         if (shift_known) put_shift(&bits, chunk->shift - shift);
         shift = chunk->shift;
         shift_known = true;
-        put_elements(&bits, &quantiser, form.rice, chunk, index, gap, code, e ? e + first : NULL);
+        put_elements(&bits, form.rice, gap, code, chunk->sent);
         put_runs(&bits, quantiser.run_rice, code, chunk->sent);
-        index += chunk->sent;
-        code += chunk->sent;
     }
+    memcpy(encoder->table, quantiser.table, sizeof encoder->table);
     return PREFIX_SIZE + bits_finish(&bits);
+}
+
+void topk2_subtract(const struct topk2_encoder *encoder, size_t first, float *e) {
+    const struct chunk *chunk = &encoder->chunk[first / CODEC_CHUNK];
+    const uint16_t *index = encoder->index + first / CODEC_CHUNK * encoder->shape.keep;
+    const uint8_t *code = encoder->code + first / CODEC_CHUNK * encoder->shape.keep;
+    float scale = power_of_two(chunk->shift);
+    for (size_t j = 0; j < chunk->sent; j++)
+        e[index[j]] = e[index[j]] - float_of(encoder->table[code[j]]) * scale;
 }
 
 /* --- decoding --- */

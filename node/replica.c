@@ -100,6 +100,7 @@ static enum status encode_range(struct replica *replica, uint32_t fragment,
         replica->device_error = why;
         leave_device(replica);
     }
+    codec_encoder_share(replica->encoders[fragment], replica->global.pool);
     return codec_encode(replica->encoders[fragment], base, snapshot, feedback, payload, error);
 }
 

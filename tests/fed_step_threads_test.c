@@ -1,5 +1,7 @@
 /* A step and its root have the same bits for any number of threads, and what is kept from step to
  * step (leaves of the root, bounds on lengths) changes nothing of what comes out. */
+#include <math.h>
+
 #include "base/memory.h"
 #include "base/random.h"
 #include "base/thread_pool.h"
@@ -141,4 +143,48 @@ TEST(who_writes_the_parameters_says_so_and_the_root_follows) {
     state_root(out.model.theta, PARAMETERS, out.roots[0]);
     CHECK_MEMORY(root, out.roots[0], DIGEST_SIZE);
     model_state_deinit(&out.model);
+}
+
+/* With error feedback, twice, so that what the first message left is in the second. */
+static void encode_twice(enum codec codec, struct thread_pool *pool, struct buffer *messages,
+                         float *e) {
+    struct codec_encoder *encoder = NULL;
+    struct error error = {0};
+    float *base = drawn(PARAMETERS, 3), *local = drawn(PARAMETERS, 4);
+    CHECK_OK(codec_encoder_create(codec, PARAMETERS, &encoder, &error));
+    codec_encoder_share(encoder, pool);
+    CHECK_OK(codec_encode(encoder, base, local, e, messages, &error));
+    CHECK_OK(codec_encode(encoder, local, NULL, e, messages, &error));
+    size_t size = messages->size;
+    base[1200000] = base[700000] = NAN;
+    CHECK_STATUS(codec_encode(encoder, base, NULL, e, messages, &error), INVALID);
+    CHECK_CONTAINS(error.message, "element 700000 ");
+    CHECK_EQUAL(messages->size, size);
+    codec_encoder_destroy(encoder);
+    free(base);
+    free(local);
+}
+
+TEST(a_message_has_the_same_bytes_for_any_number_of_threads) {
+    struct error error = {0};
+    for (int codec = CODEC_FP32; codec_is_known(codec); codec++) {
+        struct buffer alone = {0};
+        float *e = xcalloc(PARAMETERS, sizeof *e);
+        encode_twice((enum codec)codec, NULL, &alone, e);
+        for (uint32_t workers = 2; workers <= 5; workers += 3) {
+            struct thread_pool *pool = NULL;
+            struct buffer shared = {0};
+            float *left = xcalloc(PARAMETERS, sizeof *left);
+            CHECK_OK(thread_pool_create("encode", workers, &pool, &error));
+            encode_twice((enum codec)codec, pool, &shared, left);
+            CHECK_EQUAL(shared.size, alone.size);
+            CHECK_MEMORY(shared.data, alone.data, alone.size);
+            CHECK_MEMORY(left, e, PARAMETERS * sizeof *e);
+            buffer_deinit(&shared);
+            free(left);
+            thread_pool_destroy(pool);
+        }
+        buffer_deinit(&alone);
+        free(e);
+    }
 }
