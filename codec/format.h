@@ -86,8 +86,7 @@ MUST_USE enum status topk2_encoder_create(enum codec codec, size_t count,
                                           struct topk2_encoder **out, struct error *error);
 void topk2_encoder_destroy(struct topk2_encoder *encoder);
 /* A message: topk2_select for every chunk, in any order and by any thread, then topk2_finish. The
- * chunk begins at element `first`; *hint as select_largest's, one for chunks that follow each other.
- */
+ * chunk begins at element `first`; *hint as select_largest's, one for chunks in a row. */
 void topk2_select(struct topk2_encoder *encoder, size_t first, const float *x, size_t size,
                   uint32_t *hint);
 /* Writes the payload, and returns its size. `payload` holds topk2_payload_bound bytes and
