@@ -316,7 +316,7 @@ static void calm(struct federation *f) {
     }
 }
 
-enum { FADES_AFTER_ROUNDS = 12 };
+enum { FADES_AFTER_ROUNDS = 12, LITTLE_OF_A_ROUND = 40 };
 
 static int by_speed(const void *a, const void *b) {
     double left = *(const double *)a, right = *(const double *)b;
@@ -370,6 +370,11 @@ static void check_inner_steps(struct federation *f) {
     /* of two that are measured one may tell any number of steps */
     if (count < 4 && !all_honest) return;
     double fastest = fastest_of(speeds, count);
+    /* Where sites wait for their steps, what they do besides training (encoding, moves) is measured
+     * with it: it must be little of a round. */
+    if (!s->overlap && run_state_inner_steps(check_run(f->check)) / fastest <
+                           (double)(LITTLE_OF_A_ROUND * s->worker_us))
+        return;
     uint64_t round = run_state_inner_steps(check_run(f->check)) * slowest;
     uint64_t until = f->world.now + (s->manifest.merge.away_after_ms + 2 * s->heartbeat_ms) * MS +
                      FADES_AFTER_ROUNDS * round;
