@@ -74,8 +74,9 @@ void model_state_deinit(struct model_state *state) {
 
 /* Lengths take a pass over the fragment, so bounds on them are kept from step to step, and the pass
  * is made where these do not suffice. What is refused is the same: bounds only grow with what they
- * are computed from, and BOUND_SLACK is more than the roundings of a step. */
-#define BOUND_SLACK (1 + 0x1p-20)
+ * are computed from, and BOUND_SLACK is more than the roundings of a part, which are eight at most,
+ * of 2^-24 each. */
+#define BOUND_SLACK 0x1p-20
 
 struct rules { /* the outer optimizer's constants, as fp32: what the kernels are given */
     float rate, momentum, period;
@@ -228,9 +229,10 @@ static enum status check_step(const struct step *step, struct error *error) {
         return error_set(error, CORRUPT, "part %u: values could grow to %g and cease to be finite",
                          beyond, reached);
     }
-    bounds.theta *= BOUND_SLACK;
-    bounds.momentum *= BOUND_SLACK;
-    bounds.accumulated *= BOUND_SLACK;
+    double slack = 1 + step->count * BOUND_SLACK;
+    bounds.theta *= slack;
+    bounds.momentum *= slack;
+    bounds.accumulated *= slack;
     *kept = bounds;
     return OK;
 }

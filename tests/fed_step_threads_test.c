@@ -131,6 +131,36 @@ TEST(a_bound_that_does_not_suffice_is_replaced_by_the_length) {
     model_state_deinit(&bounded.model);
 }
 
+/* Each part is a little more than half of what the last bit of theta counts, so each is rounded up
+ * to twice of it. */
+TEST(a_bound_holds_after_many_parts_that_are_all_rounded_up) {
+    enum { MANY = STEP_CONTRIBUTIONS_LIMIT, PERIOD = 2 * MANY };
+    struct model_state model;
+    struct manifest manifest;
+    struct step_input inputs[MANY];
+    struct buffer message = {0};
+    struct verified_payload *payload = NULL;
+    struct codec_encoder *encoder = NULL;
+    struct error error = {0};
+    const struct step_rules rules = {.rate = 1, .period = PERIOD};
+    const float delta = -0x1.001p95f * PERIOD;
+    manifest_defaults(&manifest);
+    manifest.outer.mode = OUTER_DENSE;
+    CHECK_OK(model_state_init(&model, &manifest, 1, &error));
+    model.theta[0] = 0x1p119f;
+    CHECK_OK(codec_encoder_create(CODEC_FP32, 1, &encoder, &error));
+    CHECK_OK(codec_encode(encoder, &delta, NULL, NULL, &message, &error));
+    CHECK_OK(payload_seal(CODEC_FP32, 1, &message, &payload, &error));
+    for (size_t i = 0; i < MANY; i++) inputs[i] = (struct step_input){payload, 1};
+    CHECK_OK(model_state_step(&model, 0, 1, &rules, MANY, inputs, NULL, &error));
+    CHECK(model.theta[0] == 0x1p119f + MANY * 0x1p96f);
+    CHECK(model.bounds[0].theta >= (double)model.theta[0]);
+    CHECK(model.bounds[0].accumulated >= -(double)model.accumulated[0]);
+    payload_destroy(payload);
+    codec_encoder_destroy(encoder);
+    model_state_deinit(&model);
+}
+
 TEST(who_writes_the_parameters_says_so_and_the_root_follows) {
     struct outcome out;
     uint8_t root[DIGEST_SIZE];
