@@ -298,6 +298,46 @@ def test_parameters_that_are_packed_are_refused_with_what_to_use():
             raise AssertionError(f"{words}: taken")
 
 
+class Parameter:
+    """Of torch's, what declaring it looks at."""
+    dtype, shape, requires_grad = "torch.float32", (2,), True
+
+    def numel(self):
+        return 2
+
+    def detach(self):
+        return self
+
+
+class Adapter:
+    """As PEFT wraps a model, with what else is in it."""
+    peft_config, active_adapter = {}, "default"
+
+    def __init__(self, *names):
+        self.names = names
+
+    def modules(self):
+        return [self]
+
+    def named_parameters(self):
+        return [(name, Parameter()) for name in self.names]
+
+
+def test_two_parameters_with_one_name_in_the_run_are_refused_and_none_is_left_out():
+    from atoll import AtollError
+    from atoll import _pieces as pieces
+    assert [one.name for one in pieces.trained(Adapter("a.default.w", "b.w"))] == ["a.w", "b.w"]
+    both = Adapter("a.default.w", "a.w")
+    for model, how in ((both, {}), (Adapter("a", "b"), {"names": lambda name: "one"})):
+        try:
+            pieces.trained(model, **how)
+        except AtollError as error:
+            first, second = model.names
+            assert f"parameters {first} and {second} would both be" in str(error), error
+        else:
+            raise AssertionError(f"{model.names}: taken")
+
+
 def test_parameters_have_the_names_that_they_are_saved_under():
     torch, transformers = need("torch"), need("transformers")
     from atoll import _pieces as pieces

@@ -116,13 +116,19 @@ def trained(model: Any, optimizer: Any = None, masters: Optional[Mapping[Any, An
     check_wrappers(module)
     if hasattr(module, "reshard"):  # fully_shard's root holds whole tensors after a forward
         module.reshard()
-    found = {run_name(module, name): parameter for name, parameter in module.named_parameters()
+    found = {name: parameter for name, parameter in module.named_parameters()
              if parameter.requires_grad and parameter.numel() > 0}
+    before = {name: run_name(module, name) for name in found}
     if names is None:
-        names = file_names(module, found)
+        names = file_names(module, {before[name]: found[name] for name in found})
     rename = names if callable(names) else lambda name: names.get(name, name)
-    return [held(rename(name), parameter, optimizer, masters)
-            for name, parameter in found.items()]
+    taken: Dict[str, str] = {}
+    for name in found:
+        other = taken.setdefault(rename(before[name]), name)
+        if other != name:
+            raise AtollError(f"parameters {other} and {name} would both be {rename(before[name])} "
+                             "in the run: rename one, in the model or by join(names=...)")
+    return [held(there, found[name], optimizer, masters) for there, name in taken.items()]
 
 
 def is_sharded(parameter: Any) -> bool:
