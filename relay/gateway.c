@@ -72,11 +72,11 @@ static void accept_all(struct gateway *gateway) {
 }
 
 static void end_link(struct gateway *gateway, struct gate_link *link, const char *why) {
-    if (!link->greeted) {
+    if (!relay_link_is_secret(link->link)) {
         say_stranger(gateway, link->peer, why);
     } else {
-        log_warn("relay_gone", "peer=\"%s\" ranks=%zu message=\"%s\"", link->peer,
-                 link->channel_count, why);
+        log_warn(link->greeted ? "relay_gone" : "relay_refused",
+                 "peer=\"%s\" ranks=%zu message=\"%s\"", link->peer, link->channel_count, why);
         relay_link_send(link->link, FRAME_WRONG, 0, why, strlen(why), NULL, 0);
         (void)!relay_link_work(link->link, NULL);
     }

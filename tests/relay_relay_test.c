@@ -391,6 +391,8 @@ TEST(a_relay_of_another_version_is_told_so) {
     struct relay_link *link = link_with(place, secret[0], &context);
     relay_link_send(link, FRAME_HELLO, 0, &hello, sizeof hello, NULL, 0);
     CHECK(work_until_ended(link, said) != OK);
+    if (!strstr(said, "install the same Atoll on both hosts"))
+        test_failed(__FILE__, __LINE__, "it said: %s", said);
     relay_link_destroy(link);
     tls_context_destroy(context);
     place_stop(place);
