@@ -455,12 +455,17 @@ static void feed_relay(const struct gateway *gateway, struct gate_link *link) {
 
 /* ---- all of it ------------------------------------------------------------------------------- */
 
-enum status gate_link_work(struct gateway *gateway, struct gate_link *link, struct error *error) {
+static enum status send_and_hear(const struct gateway *gateway, struct gate_link *link,
+                                 struct error *error) {
     enum status ended = relay_link_work(link->link, error);
     if (!relay_link_is_secret(link->link)) return ended;
     /* also where it has ended: what it had said counts */
     TRY(hear_relay(gateway, link, ended == OK ? error : NULL));
-    if (ended != OK) return ended;
+    return ended;
+}
+
+enum status gate_link_work(struct gateway *gateway, struct gate_link *link, struct error *error) {
+    TRY(send_and_hear(gateway, link, error));
     for (size_t i = 0; i < link->channel_count; i++) {
         struct gate_channel *channel = link->channels[i];
         while (channel->descriptor >= 0 && relay_link_waiting(link->link) < 2 * RELAY_LINK_ROOM &&
@@ -468,5 +473,5 @@ enum status gate_link_work(struct gateway *gateway, struct gate_link *link, stru
             continue;
     }
     feed_relay(gateway, link);
-    return relay_link_work(link->link, error);
+    return send_and_hear(gateway, link, error);
 }

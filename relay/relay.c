@@ -274,7 +274,7 @@ static void work(struct relay *relay) {
     for (size_t i = 0; i < relay->rank_count; i++) relay_rank_work(relay, relay->ranks[i]);
     relay_sweep_ranks(relay);
     ping(relay);
-    if (relay->link && relay_link_work(relay->link, &error) != OK) lose_link(relay, error.message);
+    if (relay->link && work_link(relay, &error) != OK) lose_link(relay, error.message);
 }
 
 static void relay_deinit(struct relay *relay) {

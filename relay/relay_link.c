@@ -100,8 +100,9 @@ static enum status fill(struct relay_link *link, struct error *error) {
 enum status relay_link_work(struct relay_link *link, struct error *error) {
     if (!link->secret) TRY(tls_stream_handshake(link->stream, &link->secret, error));
     if (!link->secret) return OK;
-    TRY(flush(link, error));
-    return fill(link, error);
+    /* in this order: what the other end said last can be read also where nothing can be sent */
+    TRY(fill(link, error));
+    return flush(link, error);
 }
 
 bool relay_link_is_secret(const struct relay_link *link) { return link->secret; }

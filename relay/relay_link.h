@@ -26,7 +26,7 @@ MUST_USE enum status relay_link_create(struct tls_context *context, int descript
                                        struct relay_link **out, struct error *error);
 void relay_link_destroy(struct relay_link *link); /* NULL is a no-op */
 
-/* Shakes hands, sends, receives, as far as it goes. REFUSED: another token; INVALID: not frames;
+/* Shakes hands, receives, sends, as far as it goes. REFUSED: another token; INVALID: not frames;
  * UNAVAILABLE: it has ended. What had come by then can still be taken. */
 MUST_USE enum status relay_link_work(struct relay_link *link, struct error *error);
 bool relay_link_is_secret(const struct relay_link *link); /* hands were shaken */

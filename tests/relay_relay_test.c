@@ -422,3 +422,30 @@ TEST(a_frame_that_is_too_long_ends_its_relay) {
     check_serves(place);
     place_stop(place);
 }
+
+/* The last words of an end that is gone, to one that itself has something to send. */
+TEST(what_was_said_before_a_connection_ended_is_heard_also_where_an_answer_cannot_be_sent) {
+    struct error error = {0};
+    struct tls_context *contexts[2];
+    struct relay_link *links[2];
+    struct relay_frame frame;
+    int pair[2];
+    bool there = false;
+    (void)signal(SIGPIPE, SIG_IGN);
+    CHECK_EQUAL(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair), 0);
+    for (int i = 0; i < 2; i++) {
+        CHECK_OK(tls_context_create(secret, i == 1, &contexts[i], &error));
+        CHECK_OK(relay_link_create(contexts[i], pair[i], &links[i], &error));
+    }
+    for (int i = 0; i < 10; i++) CHECK_OK(relay_link_work(links[i % 2], &error));
+    CHECK(relay_link_is_secret(links[0]) && relay_link_is_secret(links[1]));
+    relay_link_send(links[1], FRAME_DECISION, 0, "12345678", 8, NULL, 0);
+    CHECK_OK(relay_link_work(links[1], &error));
+    relay_link_destroy(links[1]);
+    relay_link_send(links[0], FRAME_REPORT, 1, "87654321", 8, NULL, 0);
+    CHECK_EQUAL(relay_link_work(links[0], NULL), UNAVAILABLE);
+    CHECK_OK(relay_link_next(links[0], &frame, &there, &error));
+    CHECK(there && frame.type == FRAME_DECISION && frame.size == 8);
+    relay_link_destroy(links[0]);
+    for (int i = 0; i < 2; i++) tls_context_destroy(contexts[i]);
+}
