@@ -127,8 +127,10 @@ static void wait_for_something(const struct gateway *gateway) {
         const struct gate_link *link = gateway->links[i];
         waits[count++] = (struct pollfd){.fd = relay_link_descriptor(link->link),
                                          .events = relay_link_events(link->link)};
+        bool full = !gate_link_has_room(link); /* what the border says would not be read */
         for (size_t c = 0; c < link->channel_count; c++)
-            waits[count++] = (struct pollfd){.fd = link->channels[c]->descriptor, .events = POLLIN};
+            waits[count++] =
+                (struct pollfd){.fd = full ? -1 : link->channels[c]->descriptor, .events = POLLIN};
         if (gate_link_is_going(link)) timeout = MIN(timeout, (int)LOOK_MS);
         int patience = relay_link_patience(link->link);
         if (patience >= 0) timeout = MIN(timeout, patience);

@@ -114,6 +114,10 @@ bool gate_link_is_going(const struct gate_link *link) {
     return false;
 }
 
+bool gate_link_has_room(const struct gate_link *link) {
+    return relay_link_waiting(link->link) < 2 * RELAY_LINK_ROOM;
+}
+
 static int connect_to_border(const struct gateway *gateway) {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     if (strlen(gateway->socket) >= sizeof address.sun_path) return -1;
@@ -468,7 +472,7 @@ enum status gate_link_work(struct gateway *gateway, struct gate_link *link, stru
     TRY(send_and_hear(gateway, link, error));
     for (size_t i = 0; i < link->channel_count; i++) {
         struct gate_channel *channel = link->channels[i];
-        while (channel->descriptor >= 0 && relay_link_waiting(link->link) < 2 * RELAY_LINK_ROOM &&
+        while (channel->descriptor >= 0 && gate_link_has_room(link) &&
                hear_border(gateway, link, channel))
             continue;
     }

@@ -251,6 +251,8 @@ static void wait_for_something(const struct relay *relay) {
     struct pollfd *waits = xcalloc(relay->rank_count + 2, sizeof *waits);
     size_t count = 0;
     int timeout = IDLE_MS;
+    /* what ranks say would not be read */
+    bool full = relay->link && relay_link_waiting(relay->link) >= RELAY_LINK_ROOM;
     waits[count++] = (struct pollfd){.fd = relay->listener, .events = POLLIN};
     if (relay->link) {
         int patience = relay_link_patience(relay->link);
@@ -259,7 +261,8 @@ static void wait_for_something(const struct relay *relay) {
         if (patience >= 0) timeout = MIN(timeout, patience);
     }
     for (size_t i = 0; i < relay->rank_count; i++) {
-        waits[count++] = (struct pollfd){.fd = relay->ranks[i]->descriptor, .events = POLLIN};
+        waits[count++] =
+            (struct pollfd){.fd = full ? -1 : relay->ranks[i]->descriptor, .events = POLLIN};
         if (relay->ranks[i]->going) timeout = MIN(timeout, (int)LOOK_MS);
     }
     (void)poll(waits, count, timeout);

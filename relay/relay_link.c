@@ -138,7 +138,8 @@ int relay_link_descriptor(const struct relay_link *link) { return link->descript
 short relay_link_events(const struct relay_link *link) {
     /* a handshake that waits to send waits for the first bytes of a connection only */
     bool sends = relay_link_waiting(link) > 0 && link->secret;
-    return (short)(POLLIN | (sends ? POLLOUT : 0));
+    bool reads = link->in_size - link->in_at < IN_SIZE;
+    return (short)((reads ? POLLIN : 0) | (sends ? POLLOUT : 0));
 }
 
 int relay_link_patience(const struct relay_link *link) {

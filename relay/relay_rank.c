@@ -1,6 +1,7 @@
 /* The ranks at a relay: what they say on its socket, and what stands in the memory that they share
  * with it (relay/relay.h). */
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -183,8 +184,11 @@ static bool publish(struct relay *relay, struct relay_rank *rank) {
     return false;
 }
 
-/* The node sees that it published, and the steps after that, once it has what was published. */
-static void report(struct relay *relay, struct relay_rank *rank) {
+/* The node sees that it published, and the steps after that, once it has what was published. False:
+ * there is more to be sent. */
+static bool report(struct relay *relay, struct relay_rank *rank) {
+    if (!relay->greeted || !rank->mirror || rank->mirror != relay->mirror || !rank->share.owned)
+        return true;
     const struct frame_order *order = &rank->mirror->order;
     struct frame_report now = read_line(rank);
     if (order->kind == WIRE_PUBLISH && order->id != 0 && now.done == order->id &&
@@ -194,24 +198,29 @@ static void report(struct relay *relay, struct relay_rank *rank) {
             share_walk_begin(&rank->walk, rank->mirror->tensors, rank->share.owned,
                              rank->share.owned_count, order->start, order->count);
         }
-        if (!publish(relay, rank)) return;
+        if (!publish(relay, rank)) return false;
     }
-    if (memcmp(&now, &rank->sent, sizeof now) == 0) return;
+    if (memcmp(&now, &rank->sent, sizeof now) == 0) return true;
     rank->sent = now;
     relay_link_send(relay->link, FRAME_REPORT, rank->number, &now, sizeof now, NULL, 0);
+    return true;
+}
+
+static bool says_something(const struct relay_rank *rank) {
+    struct pollfd wait = {.fd = rank->descriptor, .events = POLLIN};
+    return poll(&wait, 1, 0) == 1;
 }
 
 void relay_rank_work(struct relay *relay, struct relay_rank *rank) {
+    /* what it did before it said something, or ended, goes first, and counts */
     while (rank->descriptor >= 0 &&
            (!relay->link || relay_link_waiting(relay->link) < RELAY_LINK_ROOM) &&
-           hear_one(relay, rank))
+           says_something(rank) && report(relay, rank) && hear_one(relay, rank))
         continue;
     if (rank->descriptor >= 0 && !rank->greeted &&
         clock_monotonic_ms() - rank->since_ms > SILENCE_MS)
         relay_rank_end(rank, WIRE_REFUSED, NULL);
-    /* also of one that has just ended: what it did before counts */
-    if (relay->greeted && rank->mirror && rank->mirror == relay->mirror && rank->share.owned)
-        report(relay, rank);
+    (void)report(relay, rank);
 }
 
 /* ---- its end -------------------------------------------------------------------------------- */

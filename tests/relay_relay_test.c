@@ -142,6 +142,93 @@ TEST(a_rank_at_a_relay_that_ends_ends_the_session_and_the_next_begins_with_the_m
     place_stop(place);
 }
 
+/* ---- a publication that takes a while -------------------------------------------------------- */
+
+enum { MANY = 2000000 };
+static const struct coverage_tensor large[] = {
+    {.name = "large", .count = MANY, .dimensions = 1, .shape = {MANY}}};
+
+static void large_at(void *context, uint32_t fragment, uint64_t *start, uint64_t *count) {
+    (void)context;
+    (void)fragment;
+    *start = 0;
+    *count = MANY;
+}
+
+static uint64_t load_large(void *context, uint32_t fragment, float *out, bool *add) {
+    (void)context;
+    (void)fragment;
+    *add = false;
+    for (size_t i = 0; i < MANY; i++) out[i] = 1;
+    return 7;
+}
+
+static void *publish_and_leave(void *context) {
+    struct member *member = context;
+    struct atoll_options options = {
+        .directory = member->directory, .world = 1, .timeout_ms = 20000};
+    struct atoll_piece piece = {.name = "large",
+                                .dimensions = 1,
+                                .shape = {MANY},
+                                .extent = {MANY},
+                                .data = xcalloc(MANY, sizeof(float))};
+    atoll_site *site = NULL;
+    int result = atoll_attach(&options, &site);
+    if (result == ATOLL_OK) result = atoll_declare(site, &piece, 1);
+    while (result == ATOLL_OK && (result = atoll_ready(site)) == ATOLL_LOAD)
+        result = atoll_applied(site);
+    while (result == ATOLL_OK) {
+        clock_sleep_ms(1);
+        result = atoll_step(site, 10, 2.5);
+    }
+    member->result = result == ATOLL_PUBLISH ? atoll_published(site) : result;
+    atoll_detach(site);
+    free(piece.data);
+    return NULL;
+}
+
+/* As one on the node's host: what it copied out before it left counts. */
+TEST(a_rank_at_a_relay_that_publishes_and_leaves_has_published) {
+    struct node *node = xcalloc(1, sizeof *node);
+    struct place *place = xcalloc(1, sizeof *place);
+    place->node = node;
+    struct error error = {0};
+    uint64_t at;
+    (void)signal(SIGPIPE, SIG_IGN);
+    node->directory = xstrdup(test_directory());
+    node->socket = file_join(node->directory, "attach.sock");
+    char *token = file_join(node->directory, "attach.token");
+    struct border_options options = options_of(node, node->socket, token);
+    options.tensors = large;
+    options.tensor_count = options.fragments = 1;
+    options.parameters = MANY;
+    options.timeout_ms = 20000;
+    options.range = large_at;
+    options.load = load_large;
+    CHECK_OK(border_open(&options, &node->border, &error));
+    struct gateway_options gate = {.address = "127.0.0.1:0",
+                                   .socket = node->socket,
+                                   .token_file = token,
+                                   .tensors = large,
+                                   .tensor_count = 1,
+                                   .fragments = 1,
+                                   .range = large_at};
+    memcpy(gate.secret, secret, sizeof secret);
+    CHECK_OK(gateway_start(&gate, &place->gateway, &place->port, &error));
+    free(token);
+    start_host(place);
+    struct member member = {.node = node, .directory = place->hosts[0].directory};
+    CHECK_EQUAL(pthread_create(&member.thread, NULL, publish_and_leave, &member), 0);
+    poll_until(node, trains, NULL);
+    border_publish(node->border, 0);
+    poll_until(node, has_ended, NULL);
+    join(&member);
+    CHECK_EQUAL(member.result, ATOLL_OK);
+    CHECK(border_is_done(node->border, &at));
+    for (size_t i = 0; i < MANY; i++) CHECK_EQUAL(border_published(node->border)[i], 1);
+    place_stop(place);
+}
+
 TEST(what_the_node_refuses_is_told_to_a_rank_at_a_relay) {
     struct place *place = place_start(1);
     struct member member = {.node = place->node,
