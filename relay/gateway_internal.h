@@ -72,7 +72,7 @@ struct gateway {
 /* All that can be done now. Not OK: the link is to be ended, with that message. */
 MUST_USE enum status gate_link_work(struct gateway *gateway, struct gate_link *link,
                                     struct error *error);
-/* For what the border says to its ranks. */
+/* For what it is to be told: by its ranks' border, or in answer. */
 bool gate_link_has_room(const struct gate_link *link);
 /* A rank at it trains. */
 bool gate_link_is_going(const struct gate_link *link);

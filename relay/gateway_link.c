@@ -344,13 +344,14 @@ static enum status hear_relay(const struct gateway *gateway, struct gate_link *l
                               struct error *error) {
     struct relay_frame frame;
     bool there, taken = true;
-    for (;;) {
+    while (gate_link_has_room(link)) { /* for what it is answered: it may not read */
         TRY(relay_link_next(link->link, &frame, &there, error));
         if (!there) return OK;
         TRY(take_frame(gateway, link, &frame, &taken, error));
         if (!taken) return OK;
         relay_link_taken(link->link);
     }
+    return OK;
 }
 
 /* ---- what stands in the memory --------------------------------------------------------------- */

@@ -510,6 +510,32 @@ TEST(a_frame_that_is_too_long_ends_its_relay) {
     place_stop(place);
 }
 
+/* What it would be answered waits on its own side, not in the node's memory. */
+TEST(a_relay_that_asks_and_does_not_read_is_not_heard_any_more) {
+    struct place *place = place_start(1);
+    struct frame_hello hello = {RELAY_MAGIC, RELAY_VERSION, WIRE_BORDER_VERSION};
+    struct frame_ping ping = {0};
+    struct tls_context *context;
+    enum { PINGS = 64 * 1024 * 1024 / (sizeof(struct frame_head) + sizeof(struct frame_ping)) };
+    struct relay_link *link = link_with(place, secret[0], &context);
+    relay_link_send(link, FRAME_HELLO, 0, &hello, sizeof hello, NULL, 0);
+    for (size_t i = 0; i < PINGS; i++)
+        relay_link_send(link, FRAME_PING, 0, &ping, sizeof ping, NULL, 0);
+    size_t before = relay_link_waiting(link), after = 0;
+    uint64_t until = clock_monotonic_ms() + 30000, since = clock_monotonic_ms();
+    while (clock_monotonic_ms() - since < 1000 && clock_monotonic_ms() < until) {
+        CHECK_EQUAL(relay_link_work(link, NULL), OK);
+        if (relay_link_waiting(link) != after) since = clock_monotonic_ms();
+        after = relay_link_waiting(link);
+        clock_sleep_ms(1);
+    }
+    CHECK(after > before / 8 && after < before);
+    check_serves(place);
+    relay_link_destroy(link);
+    tls_context_destroy(context);
+    place_stop(place);
+}
+
 /* The last words of an end that is gone, to one that itself has something to send. */
 TEST(what_was_said_before_a_connection_ended_is_heard_also_where_an_answer_cannot_be_sent) {
     struct error error = {0};
