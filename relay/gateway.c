@@ -149,6 +149,16 @@ static bool run_is_over(const struct gateway *gateway) {
     return over;
 }
 
+/* Nothing that it says counts any more, but an end that is closed on what was not read loses what
+ * was sent. False: it has heard, and closed its own. */
+static bool is_leaving(struct relay_link *link) {
+    struct relay_frame frame;
+    bool there = false;
+    if (relay_link_work(link, NULL) != OK) return false;
+    while (relay_link_next(link, &frame, &there, NULL) == OK && there) relay_link_taken(link);
+    return true;
+}
+
 static void say_farewell(struct gateway *gateway) {
     uint64_t until = clock_monotonic_ms() + FAREWELL_MS;
     bool waits = run_is_over(gateway);
@@ -158,8 +168,7 @@ static void say_farewell(struct gateway *gateway) {
     while (waits && clock_monotonic_ms() < until) {
         waits = false;
         for (size_t i = 0; i < gateway->link_count; i++)
-            if (gateway->links[i]->greeted && relay_link_work(gateway->links[i]->link, NULL) == OK)
-                waits = waits || relay_link_waiting(gateway->links[i]->link) > 0;
+            if (gateway->links[i]->greeted && is_leaving(gateway->links[i]->link)) waits = true;
         if (waits) clock_sleep_ms(1);
     }
 }
