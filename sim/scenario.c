@@ -133,6 +133,11 @@ static void draw_changed(struct scenario *s, struct world *world) {
         s->manifest.merge.quorum = 1;
         s->manifest.merge.grace_ms = s->manifest.merge.warmup_grace_ms = 0;
         s->encodes_slowly = true;
+        /* the flood makes eight versions in a usual round, the others one each; a site whose rounds
+         * are twice as long must have its messages merged, too */
+        uint32_t enough = 2 * (6 + s->sites);
+        if (staleness_cap_of(s->manifest.merge.staleness_cap, s->sites) < enough)
+            s->manifest.merge.staleness_cap = enough;
     }
     if (what == 2) liar->changed = CHANGED_COMES_AND_GOES;
 }
