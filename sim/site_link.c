@@ -192,12 +192,12 @@ static void take_snapshot_piece(struct simulated_site *site, const struct messag
     }
     journal_payload_hold(site->journal, digest); /* until the keeper has read it */
     enum status status = disk_blob_write(&site->disk, buffer_bytes(&site->download), digest);
+    site->download.size = 0; /* where there was no room, all of it is asked for again */
     if (status != OK) {
         journal_payload_unhold(site->journal, digest);
         fetch_failed(site, status);
         return;
     }
-    site->download.size = 0;
     close_call(site, &site->down_stream);
     site->down = DOWN_IDLE;
     site_job(site, &(struct keeper_job){.kind = KEEPER_LOAD, .snapshot = site->offer});
