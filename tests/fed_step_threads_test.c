@@ -11,13 +11,14 @@
 
 enum { PARAMETERS = 1500007, FRAGMENTS = 2, STEPS = 5, PARTS = 3 };
 
+/* Of several scales, as tensors are, so that a stretch begins with a shift that is not 0. */
 static float *drawn(size_t count, uint64_t seed) {
     float *x = xcalloc(count, sizeof *x);
     struct random random;
     random_init(&random, seed);
     for (size_t i = 0; i < count; i++) {
         double value = random_unit(&random) - 0.5;
-        x[i] = (float)(value * value * value);
+        x[i] = (float)(value * value * value) * (float)(1 << i / 100003 % 7);
     }
     return x;
 }
@@ -216,5 +217,24 @@ TEST(a_message_has_the_same_bytes_for_any_number_of_threads) {
         }
         buffer_deinit(&alone);
         free(e);
+    }
+}
+
+TEST(a_message_by_stretches_is_the_whole_message) {
+    struct error error = {0};
+    for (int codec = CODEC_FP32; codec_is_known(codec); codec++) {
+        struct verified_payload *payload = payload_drawn((enum codec)codec, PARAMETERS, 5);
+        float *whole = xcalloc(PARAMETERS, sizeof *whole), *parts = xcalloc(PARAMETERS, 4);
+        CHECK_OK(
+            codec_decode((enum codec)codec, payload_bytes(payload), PARAMETERS, whole, &error));
+        for (size_t i = codec_stretches(PARAMETERS); i-- > 0;) {
+            struct codec_stretch stretch = payload_stretch(payload, i);
+            codec_decode_stretch((enum codec)codec, payload_bytes(payload), PARAMETERS, stretch,
+                                 parts + stretch.first);
+        }
+        CHECK_MEMORY(parts, whole, PARAMETERS * sizeof *whole);
+        payload_destroy(payload);
+        free(whole);
+        free(parts);
     }
 }

@@ -285,7 +285,7 @@ def test_parameters_that_are_packed_are_refused_with_what_to_use():
     from atoll import _pieces as pieces
 
     class FullyShardedDataParallel(torch.nn.Module):
-        """torch's wants an accelerator."""
+        """Of the name of PyTorch's, which needs an accelerator."""
     packed = torch.nn.Sequential(torch.nn.Linear(2, 2), FullyShardedDataParallel())
     partitioned = torch.nn.Linear(2, 2)
     partitioned.weight.ds_id = 0
